@@ -23,7 +23,7 @@ pub fn key_hash(key: &[u8]) -> u64 {
 #[must_use]
 pub fn partition_of_key(key: &[u8], partition_count: u32) -> u32 {
     assert!(partition_count > 0);
-    (u128::from(key_hash(key)) * u128::from(partition_count) >> 64) as u32
+    ((u128::from(key_hash(key)) * u128::from(partition_count)) >> 64) as u32
 }
 
 /// The tag hash that the record index carries: the low half of the key hash of the tag, 0 for no tag.

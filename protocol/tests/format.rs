@@ -2,6 +2,8 @@
 //!
 //! The mutation test prints its seed; `SEED=<number>` runs it again.
 
+#![allow(clippy::unwrap_used, reason = "a failed test is the right answer")]
+
 use protocol::batch::{Batch, BatchBuilder, BatchError, BatchHeader, BrokerFields, Record};
 use protocol::frame::{Frame, FrameError, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, Offset, TopicKey};
