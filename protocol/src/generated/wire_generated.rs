@@ -2803,22 +2803,23 @@ impl<'a> StatsResponse<'a> {
   pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 20;
   pub const VT_JOURNAL_BYTES: ::flatbuffers::VOffsetT = 22;
   pub const VT_JOURNAL_USED_BYTES: ::flatbuffers::VOffsetT = 24;
-  pub const VT_APPENDED_LSN: ::flatbuffers::VOffsetT = 26;
-  pub const VT_WRITTEN_LSN: ::flatbuffers::VOffsetT = 28;
-  pub const VT_DURABLE_LSN: ::flatbuffers::VOffsetT = 30;
-  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 32;
-  pub const VT_PRODUCE_FRAMES: ::flatbuffers::VOffsetT = 34;
-  pub const VT_PRODUCE_RECORDS: ::flatbuffers::VOffsetT = 36;
-  pub const VT_PRODUCE_BYTES: ::flatbuffers::VOffsetT = 38;
-  pub const VT_PRODUCE_REFUSED: ::flatbuffers::VOffsetT = 40;
-  pub const VT_DELIVER_RECORDS: ::flatbuffers::VOffsetT = 42;
-  pub const VT_DELIVER_BYTES: ::flatbuffers::VOffsetT = 44;
-  pub const VT_BLOCKS_SEALED: ::flatbuffers::VOffsetT = 46;
-  pub const VT_FLUSHES: ::flatbuffers::VOffsetT = 48;
-  pub const VT_TURNS: ::flatbuffers::VOffsetT = 50;
-  pub const VT_COMMIT_NS_TOTAL: ::flatbuffers::VOffsetT = 52;
-  pub const VT_DURABILITY: ::flatbuffers::VOffsetT = 54;
-  pub const VT_WAITING: ::flatbuffers::VOffsetT = 56;
+  pub const VT_JOURNAL_PREPARED_BYTES: ::flatbuffers::VOffsetT = 26;
+  pub const VT_APPENDED_LSN: ::flatbuffers::VOffsetT = 28;
+  pub const VT_WRITTEN_LSN: ::flatbuffers::VOffsetT = 30;
+  pub const VT_DURABLE_LSN: ::flatbuffers::VOffsetT = 32;
+  pub const VT_EPOCH: ::flatbuffers::VOffsetT = 34;
+  pub const VT_PRODUCE_FRAMES: ::flatbuffers::VOffsetT = 36;
+  pub const VT_PRODUCE_RECORDS: ::flatbuffers::VOffsetT = 38;
+  pub const VT_PRODUCE_BYTES: ::flatbuffers::VOffsetT = 40;
+  pub const VT_PRODUCE_REFUSED: ::flatbuffers::VOffsetT = 42;
+  pub const VT_DELIVER_RECORDS: ::flatbuffers::VOffsetT = 44;
+  pub const VT_DELIVER_BYTES: ::flatbuffers::VOffsetT = 46;
+  pub const VT_BLOCKS_SEALED: ::flatbuffers::VOffsetT = 48;
+  pub const VT_FLUSHES: ::flatbuffers::VOffsetT = 50;
+  pub const VT_TURNS: ::flatbuffers::VOffsetT = 52;
+  pub const VT_COMMIT_NS_TOTAL: ::flatbuffers::VOffsetT = 54;
+  pub const VT_DURABILITY: ::flatbuffers::VOffsetT = 56;
+  pub const VT_WAITING: ::flatbuffers::VOffsetT = 58;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2844,6 +2845,7 @@ impl<'a> StatsResponse<'a> {
     builder.add_durable_lsn(args.durable_lsn);
     builder.add_written_lsn(args.written_lsn);
     builder.add_appended_lsn(args.appended_lsn);
+    builder.add_journal_prepared_bytes(args.journal_prepared_bytes);
     builder.add_journal_used_bytes(args.journal_used_bytes);
     builder.add_journal_bytes(args.journal_bytes);
     builder.add_partitions(args.partitions);
@@ -2937,6 +2939,13 @@ impl<'a> StatsResponse<'a> {
     // Created from valid Table for this object
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(StatsResponse::VT_JOURNAL_USED_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn journal_prepared_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_JOURNAL_PREPARED_BYTES, Some(0)).unwrap()}
   }
   #[inline]
   pub fn appended_lsn(&self) -> u64 {
@@ -3069,6 +3078,7 @@ impl ::flatbuffers::Verifiable for StatsResponse<'_> {
      .visit_field::<u64>("partitions", Self::VT_PARTITIONS, false)?
      .visit_field::<u64>("journal_bytes", Self::VT_JOURNAL_BYTES, false)?
      .visit_field::<u64>("journal_used_bytes", Self::VT_JOURNAL_USED_BYTES, false)?
+     .visit_field::<u64>("journal_prepared_bytes", Self::VT_JOURNAL_PREPARED_BYTES, false)?
      .visit_field::<u64>("appended_lsn", Self::VT_APPENDED_LSN, false)?
      .visit_field::<u64>("written_lsn", Self::VT_WRITTEN_LSN, false)?
      .visit_field::<u64>("durable_lsn", Self::VT_DURABLE_LSN, false)?
@@ -3101,6 +3111,7 @@ pub struct StatsResponseArgs<'a> {
     pub partitions: u64,
     pub journal_bytes: u64,
     pub journal_used_bytes: u64,
+    pub journal_prepared_bytes: u64,
     pub appended_lsn: u64,
     pub written_lsn: u64,
     pub durable_lsn: u64,
@@ -3133,6 +3144,7 @@ impl<'a> Default for StatsResponseArgs<'a> {
       partitions: 0,
       journal_bytes: 0,
       journal_used_bytes: 0,
+      journal_prepared_bytes: 0,
       appended_lsn: 0,
       written_lsn: 0,
       durable_lsn: 0,
@@ -3201,6 +3213,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatsResponseBuilder<'a, 'b, 
   #[inline]
   pub fn add_journal_used_bytes(&mut self, journal_used_bytes: u64) {
     self.fbb_.push_slot::<u64>(StatsResponse::VT_JOURNAL_USED_BYTES, journal_used_bytes, 0);
+  }
+  #[inline]
+  pub fn add_journal_prepared_bytes(&mut self, journal_prepared_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_JOURNAL_PREPARED_BYTES, journal_prepared_bytes, 0);
   }
   #[inline]
   pub fn add_appended_lsn(&mut self, appended_lsn: u64) {
@@ -3295,6 +3311,7 @@ impl ::core::fmt::Debug for StatsResponse<'_> {
       ds.field("partitions", &self.partitions());
       ds.field("journal_bytes", &self.journal_bytes());
       ds.field("journal_used_bytes", &self.journal_used_bytes());
+      ds.field("journal_prepared_bytes", &self.journal_prepared_bytes());
       ds.field("appended_lsn", &self.appended_lsn());
       ds.field("written_lsn", &self.written_lsn());
       ds.field("durable_lsn", &self.durable_lsn());

@@ -1,0 +1,63 @@
+//! What this process has used: resident memory and CPU time.
+//!
+//! Read for `Stats` answers and for measurements, never on the path of a message. Readings are the kernel's
+//! own and are not free (a file read or a system call each).
+
+use std::fs;
+
+use crate::clock;
+
+/// Resident memory of the process, in bytes; zero when `/proc` is not mounted.
+pub fn resident_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    resident_pages(&text).unwrap_or(0) * page_bytes()
+}
+
+/// User and system time of all threads of the process, in nanoseconds, the ring's workers included.
+pub fn cpu_time_ns() -> u64 {
+    clock::read_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+/// User and system time of the calling thread, in nanoseconds.
+pub fn thread_cpu_time_ns() -> u64 {
+    clock::read_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// The second field of `statm`.
+fn resident_pages(statm: &str) -> Option<u64> {
+    statm.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// The kernel's page size, which is not our [`PAGE`](crate::memory::PAGE) on every machine.
+fn page_bytes() -> u64 {
+    // SAFETY: `sysconf` only reads a constant of the system.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).expect("every system has a page size")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_pages_are_the_second_field() {
+        assert_eq!(resident_pages("765 438 410 5 0 123 0\n"), Some(438));
+        assert_eq!(resident_pages(""), None);
+    }
+
+    #[test]
+    fn touched_memory_is_resident() {
+        let block = vec![1_u8; 8 << 20];
+        assert!(resident_bytes() >= block.len() as u64);
+    }
+
+    #[test]
+    fn cpu_time_grows_with_work() {
+        let (process, thread) = (cpu_time_ns(), thread_cpu_time_ns());
+        let mut sum = 0_u64;
+        while thread_cpu_time_ns() == thread {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(cpu_time_ns() > process);
+    }
+}
