@@ -1,0 +1,204 @@
+//! The data directory: its lock, its files by name, and what it lies on.
+//!
+//! ```text
+//! LOCK            flock of the process that serves the directory
+//! superblock      two checked copies
+//! journal-NNNNN   journal files, all of one length
+//! *.tmp           a file that is being made; what is left of one is made again
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reactor::file::{FileSystemKind, LockError, file_system_kind, lock_exclusive, sync_directory};
+
+use crate::io::File;
+
+/// How long a start waits for the lock: after SIGKILL the dead process's writes can go on for tens of milliseconds,
+/// and hold it.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be made, read or written.
+    #[error("cannot use data directory {}: {source}", .path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another broker serves it.
+    #[error("data directory {} is in use by process {holder}; end that one first, or choose another --data-dir", .path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// What the lock file says of its holder.
+        holder: String,
+    },
+    /// It lies in memory.
+    #[error(
+        "data directory {} lies on {kind}, which a power cut empties; choose a directory on a disk, or pass \
+         --volatile if that is meant", .path.display()
+    )]
+    Volatile {
+        /// The directory.
+        path: PathBuf,
+        /// Kind of file system.
+        kind: &'static str,
+    },
+    /// A file that looks like one of ours and is not.
+    #[error("{} is not a file that this broker knows; move it away", .0.display())]
+    UnknownFile(PathBuf),
+}
+
+/// An opened and locked data directory.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Held for as long as the process may still write; the ring gets a copy.
+    pub lock: OwnedFd,
+    /// Whether a power cut empties it.
+    pub is_volatile: bool,
+}
+
+impl DataDir {
+    /// Makes the directory if it is not there, and takes its lock.
+    ///
+    /// # Errors
+    /// See `DataDirError`.
+    pub fn open(path: &Path, allow_volatile: bool) -> Result<Self, DataDirError> {
+        let io = |source| DataDirError::Io { path: path.to_owned(), source };
+        create_durable(path).map_err(io)?;
+        let is_volatile = match file_system_kind(path).map_err(io)? {
+            FileSystemKind::Volatile { name } if !allow_volatile => {
+                return Err(DataDirError::Volatile { path: path.to_owned(), kind: name });
+            }
+            FileSystemKind::Volatile { .. } => true,
+            FileSystemKind::Other { .. } => false,
+        };
+        let lock_path = path.join("LOCK");
+        let mut lock =
+            fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&lock_path).map_err(io)?;
+        wait_for_lock(&lock, path)?;
+        lock.set_len(0).map_err(io)?;
+        writeln!(lock, "{}", std::process::id()).map_err(io)?;
+        sync_directory(path).map_err(io)?;
+        Ok(Self { path: path.to_owned(), lock: lock.into(), is_volatile })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a file lies.
+    #[must_use]
+    pub fn path_of(&self, file: File) -> PathBuf {
+        path_of(&self.path, file)
+    }
+
+    /// The files that are there, with their lengths.
+    ///
+    /// # Errors
+    /// `Io`, or `UnknownFile` for a name that begins as ours do and goes on differently.
+    pub fn files(&self) -> Result<BTreeMap<File, u64>, DataDirError> {
+        let io = |source| DataDirError::Io { path: self.path.clone(), source };
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(&self.path).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { return Err(DataDirError::UnknownFile(entry.path())) };
+            if name == "LOCK" || name.ends_with(".tmp") {
+                continue;
+            }
+            let Some(file) = file_of(name) else {
+                if name.starts_with("journal") || name.starts_with("super") {
+                    return Err(DataDirError::UnknownFile(entry.path()));
+                }
+                continue;
+            };
+            files.insert(file, entry.metadata().map_err(io)?.len());
+        }
+        Ok(files)
+    }
+}
+
+/// Where a file of a data directory lies.
+#[must_use]
+pub fn path_of(directory: &Path, file: File) -> PathBuf {
+    match file {
+        File::Superblock => directory.join("superblock"),
+        File::Journal(number) => directory.join(format!("journal-{number:05}")),
+    }
+}
+
+fn file_of(name: &str) -> Option<File> {
+    if name == "superblock" {
+        return Some(File::Superblock);
+    }
+    let digits = name.strip_prefix("journal-")?;
+    let number = digits.parse().ok()?;
+    (digits.len() == 5).then_some(File::Journal(number))
+}
+
+/// Makes the directory, and its name durable in its parent.
+fn create_durable(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(path)?;
+    let absolute = path.canonicalize()?;
+    absolute.parent().map_or(Ok(()), sync_directory)
+}
+
+#[allow(clippy::disallowed_methods, reason = "a start waits for the lock of a process that is ending")]
+fn wait_for_lock(lock: &fs::File, path: &Path) -> Result<(), DataDirError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match lock_exclusive(lock) {
+            Ok(()) => return Ok(()),
+            Err(LockError::Held) if waited < LOCK_WAIT => {
+                std::thread::sleep(LOCK_RETRY);
+                waited += LOCK_RETRY;
+            }
+            Err(LockError::Held) => {
+                let holder = fs::read_to_string(path.join("LOCK")).unwrap_or_default();
+                let holder = if holder.trim().is_empty() { "(unknown)" } else { holder.trim() };
+                return Err(DataDirError::InUse { path: path.to_owned(), holder: holder.to_owned() });
+            }
+            Err(LockError::Io(source)) => return Err(DataDirError::Io { path: path.to_owned(), source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_files_match_both_ways() {
+        for file in [File::Superblock, File::Journal(0), File::Journal(12_345)] {
+            let path = path_of(Path::new("d"), file);
+            assert_eq!(file_of(path.file_name().unwrap().to_str().unwrap()), Some(file));
+        }
+        assert_eq!(file_of("journal-1"), None);
+    }
+
+    #[test]
+    fn the_lock_is_held_until_it_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = DataDir::open(directory.path(), true).unwrap();
+        let lock = fs::File::open(directory.path().join("LOCK")).unwrap();
+        assert!(matches!(lock_exclusive(&lock), Err(LockError::Held)));
+        drop(first);
+        assert!(lock_exclusive(&lock).is_ok());
+    }
+}

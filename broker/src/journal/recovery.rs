@@ -1,0 +1,405 @@
+//! Recovery: from the files of a data directory to a journal that goes on, or a refusal that says where and why.
+//!
+//! In order: make durable what is there, so that nothing is believed that a power cut could still take back; read
+//! the superblock; scan the blocks by sequence; judge the first that is not the successor of the one before; write
+//! the next epoch; only then is the shard let to serve. It is a state machine like everything else in the shard,
+//! so that the simulator can crash it at any step. Running it twice gives the same state.
+
+mod judge;
+mod scan;
+
+use std::collections::BTreeMap;
+
+use reactor::memory::{Buffer, Pool};
+
+use super::block::{Entry, JournalIdentity};
+use super::superblock::{SUPERBLOCK_COPIES, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockError};
+use super::{BlockSequence, Durability, Epoch, JournalLayout, JournalStart, Place};
+use crate::io::{Completion, File, IoError, Op, Sync, Token};
+use crate::limits::PAGE_BYTES;
+use judge::Evidence;
+use scan::{Scan, ScanStep};
+
+/// What recovery starts from.
+#[derive(Clone, Debug)]
+pub struct RecoveryConfig {
+    /// Number of this shard, and of all.
+    pub shard: u16,
+    /// Number of shards that the directory is opened with.
+    pub shard_count: u32,
+    /// Used if the directory is new.
+    pub fresh_directory_id: u128,
+    /// Files wanted; those that exist keep their length.
+    pub layout: JournalLayout,
+    /// The files that exist, with their lengths.
+    pub files: BTreeMap<File, u64>,
+    /// How blocks become durable from now on.
+    pub durability: Durability,
+}
+
+/// Why a data directory is not served. Nothing of it was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoveryError {
+    /// An operation failed.
+    #[error("cannot {action} {file:?}: {error}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        file: File,
+        /// How it failed.
+        error: IoError,
+    },
+    /// Neither copy of the superblock can be used, and the directory is not new.
+    #[error("no copy of the superblock is valid, but the directory is not empty; nothing was changed")]
+    NoSuperblock,
+    /// Another version of the format.
+    #[error("the directory has format version {0}; this broker reads version {v}", v = super::superblock::FORMAT_VERSION)]
+    Version(u32),
+    /// Another number of shards.
+    #[error("the directory was written with {0} shard(s); serve it with as many")]
+    ShardCount(u32),
+    /// A journal file is missing between others, or all of them are.
+    #[error("journal file {0} is missing; nothing was changed")]
+    MissingFile(u32),
+    /// A journal file is shorter or longer than the first one.
+    #[error("journal file {0} has another length than file 0; nothing was changed")]
+    FileLength(u32),
+    /// Acknowledged data does not match its checksums.
+    #[error(
+        "corruption of acknowledged data: block {sequence} at byte {position} of journal file {file} is not valid, \
+         but blocks up to {durable} were durable; nothing was changed"
+    )]
+    Corrupt {
+        /// Journal file.
+        file: u32,
+        /// Byte position of the first bad block.
+        position: u64,
+        /// Its sequence.
+        sequence: u64,
+        /// The last sequence that is known to have been durable.
+        durable: u64,
+    },
+    /// A valid entry of a kind that this version does not know.
+    #[error("block {0} holds an entry that this version does not know")]
+    UnknownEntry(u64),
+    /// No memory for what the journal holds.
+    #[error("the memory budget does not hold what the journal holds; raise --memory-bytes")]
+    OutOfMemory,
+}
+
+/// What recovery found, for the ready line and the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The directory was new.
+    pub is_fresh: bool,
+    /// Epoch of this start.
+    pub epoch: Epoch,
+    /// Good blocks.
+    pub block_count: u64,
+    /// Entries in them.
+    pub entry_count: u64,
+    /// Length of the good blocks in bytes.
+    pub journal_bytes: u64,
+    /// Where a torn tail was cut: blocks that nobody was told about.
+    pub torn_at: Option<Place>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    SyncFiles { next: usize },
+    ReadSuperblock,
+    PrepareSuperblock,
+    Scan,
+    WriteSuperblock { copy: usize },
+    PrepareFirstFile,
+    Done,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Recovery {
+    config: RecoveryConfig,
+    pool: Pool,
+    phase: Phase,
+    /// Set as soon as it is known.
+    superblock: Superblock,
+    highest_epoch: Epoch,
+    file_count: u32,
+    scan: Option<Scan>,
+    report: RecoveryReport,
+    next_sequence: BlockSequence,
+    predecessor_crc: u32,
+    cursor: Place,
+}
+
+impl Recovery {
+    /// Checks the list of files and asks for the first operations.
+    ///
+    /// # Errors
+    /// `MissingFile`, `FileLength` or `NoSuperblock`.
+    pub fn new(mut config: RecoveryConfig, pool: Pool, ops: &mut Vec<Op>) -> Result<Self, RecoveryError> {
+        let file_count = check_files(&mut config)?;
+        let superblock = Superblock {
+            directory_id: config.fresh_directory_id,
+            shard_count: config.shard_count,
+            epoch: Epoch(0),
+            first_sequence: BlockSequence::FIRST,
+        };
+        let mut recovery = Self {
+            pool,
+            phase: Phase::SyncFiles { next: 0 },
+            superblock,
+            highest_epoch: Epoch(0),
+            file_count,
+            scan: None,
+            report: RecoveryReport::default(),
+            next_sequence: BlockSequence::FIRST,
+            predecessor_crc: 0,
+            cursor: Place::default(),
+            config,
+        };
+        if recovery.config.files.is_empty() {
+            recovery.report.is_fresh = true;
+            recovery.phase = Phase::PrepareSuperblock;
+            ops.push(Op::PrepareFile { file: File::Superblock, bytes: SUPERBLOCK_FILE_BYTES });
+        } else {
+            recovery.sync_next_file(ops);
+        }
+        Ok(recovery)
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub fn report(&self) -> RecoveryReport {
+        self.report
+    }
+
+    /// Moves on with a completion; `apply` gets every entry of a good block in order. Gives the start of the
+    /// journal when all is done.
+    ///
+    /// # Errors
+    /// See `RecoveryError`; those of `apply` are handed through.
+    pub fn on_completion(
+        &mut self,
+        completion: Completion,
+        ops: &mut Vec<Op>,
+        apply: &mut impl FnMut(Entry<'_>) -> Result<(), RecoveryError>,
+    ) -> Result<Option<JournalStart>, RecoveryError> {
+        match completion {
+            Completion::Flushed { token, result } => self.on_flushed(token, result, ops)?,
+            Completion::ReadDone { token, buffer, result } => self.on_read(token, buffer, result, ops, apply)?,
+            Completion::Written { result, .. } => {
+                check("write", File::Superblock, result)?;
+                assert!(matches!(self.phase, Phase::WriteSuperblock { .. }));
+                ops.push(Op::Flush { token: Token(0), file: File::Superblock });
+            }
+            Completion::FilePrepared { file, result } => {
+                check("create", file, result)?;
+                self.on_prepared(ops)?;
+            }
+            Completion::Accepted { .. } | Completion::Received { .. } | Completion::Sent { .. } => {
+                unreachable!("no connection is accepted before recovery has ended")
+            }
+        }
+        Ok(matches!(self.phase, Phase::Done).then(|| self.journal_start()))
+    }
+
+    fn journal_start(&self) -> JournalStart {
+        JournalStart {
+            identity: self.identity(),
+            epoch: self.superblock.epoch,
+            next_sequence: self.next_sequence,
+            predecessor_crc: self.predecessor_crc,
+            cursor: self.cursor,
+            layout: self.config.layout,
+            files_prepared: self.file_count,
+            durability: self.config.durability,
+        }
+    }
+
+    fn identity(&self) -> JournalIdentity {
+        JournalIdentity { directory_id: self.superblock.directory_id, shard: self.config.shard }
+    }
+
+    fn sync_next_file(&mut self, ops: &mut Vec<Op>) {
+        let Phase::SyncFiles { next } = &mut self.phase else { unreachable!("called while syncing") };
+        if let Some(file) = self.config.files.keys().nth(*next) {
+            *next += 1;
+            ops.push(Op::Flush { token: Token(0), file: *file });
+            return;
+        }
+        let buffer = self.pool.buffer(SUPERBLOCK_FILE_BYTES as usize).expect("the pool is fresh");
+        self.phase = Phase::ReadSuperblock;
+        let bytes = SUPERBLOCK_FILE_BYTES as usize;
+        ops.push(Op::Read { token: Token(0), file: File::Superblock, position: 0, buffer, bytes });
+    }
+
+    fn on_flushed(
+        &mut self,
+        _token: Token,
+        result: Result<(), IoError>,
+        ops: &mut Vec<Op>,
+    ) -> Result<(), RecoveryError> {
+        check("flush", File::Superblock, result)?;
+        match self.phase {
+            Phase::SyncFiles { .. } => self.sync_next_file(ops),
+            Phase::WriteSuperblock { copy } if copy + 1 < SUPERBLOCK_COPIES => {
+                self.write_superblock(copy + 1, ops);
+            }
+            Phase::WriteSuperblock { .. } if self.file_count == 0 => {
+                self.phase = Phase::PrepareFirstFile;
+                ops.push(Op::PrepareFile { file: File::Journal(0), bytes: self.config.layout.file_bytes });
+            }
+            Phase::WriteSuperblock { .. } => self.phase = Phase::Done,
+            _ => unreachable!("recovery flushes only when syncing and writing"),
+        }
+        Ok(())
+    }
+
+    fn on_prepared(&mut self, ops: &mut Vec<Op>) -> Result<(), RecoveryError> {
+        match self.phase {
+            Phase::PrepareSuperblock => self.begin_epoch(ops),
+            Phase::PrepareFirstFile => {
+                self.file_count = 1;
+                self.phase = Phase::Done;
+            }
+            _ => unreachable!("recovery prepares the superblock and the first file"),
+        }
+        Ok(())
+    }
+
+    fn on_read(
+        &mut self,
+        token: Token,
+        buffer: Buffer,
+        result: Result<(), IoError>,
+        ops: &mut Vec<Op>,
+        apply: &mut impl FnMut(Entry<'_>) -> Result<(), RecoveryError>,
+    ) -> Result<(), RecoveryError> {
+        if matches!(self.phase, Phase::ReadSuperblock) {
+            check("read", File::Superblock, result)?;
+            return self.on_superblock_read(&buffer, ops);
+        }
+        let file = u32::try_from(token.0).expect("the token of a scan's read is its file's number");
+        check("read", File::Journal(file), result)?;
+        let scan = self.scan.as_mut().expect("a scan is under way");
+        match scan.on_read(buffer, ops, &self.pool, apply)? {
+            ScanStep::Reading => Ok(()),
+            ScanStep::Done => self.on_scanned(ops),
+        }
+    }
+
+    fn on_superblock_read(&mut self, pages: &[u8], ops: &mut Vec<Op>) -> Result<(), RecoveryError> {
+        let copies = [Superblock::read(&pages[..PAGE_BYTES]), Superblock::read(&pages[PAGE_BYTES..2 * PAGE_BYTES])];
+        for copy in copies {
+            if let Err(SuperblockError::Version(version)) = copy {
+                return Err(RecoveryError::Version(version));
+            }
+        }
+        let newest = copies.into_iter().flatten().max_by_key(|superblock| superblock.epoch);
+        let Some(superblock) = newest else {
+            let is_unwritten = copies.iter().all(|copy| *copy == Err(SuperblockError::Empty));
+            if is_unwritten && self.file_count == 0 {
+                self.report.is_fresh = true;
+                self.begin_epoch(ops);
+                return Ok(());
+            }
+            return Err(RecoveryError::NoSuperblock);
+        };
+        if superblock.shard_count != self.config.shard_count {
+            return Err(RecoveryError::ShardCount(superblock.shard_count));
+        }
+        self.superblock = superblock;
+        self.highest_epoch = superblock.epoch;
+        if self.file_count == 0 {
+            if superblock.first_sequence > BlockSequence::FIRST {
+                return Err(RecoveryError::MissingFile(0));
+            }
+            self.begin_epoch(ops);
+            return Ok(());
+        }
+        self.phase = Phase::Scan;
+        let mut scan = Scan::new(self.identity(), self.config.layout, self.file_count);
+        scan.begin(ops, &self.pool)?;
+        self.scan = Some(scan);
+        Ok(())
+    }
+
+    fn on_scanned(&mut self, ops: &mut Vec<Op>) -> Result<(), RecoveryError> {
+        let scan = self.scan.take().expect("a scan has ended");
+        let evidence = Evidence { durable: scan.durable_seen, first_of_epoch: self.superblock.first_sequence };
+        evidence.judge(scan.bad_at, scan.expected)?;
+        self.report.block_count = scan.block_count;
+        self.report.entry_count = scan.entry_count;
+        self.report.journal_bytes = scan.journal_bytes;
+        self.report.torn_at = scan.saw_torn.then_some(scan.bad_at);
+        self.highest_epoch = self.highest_epoch.max(scan.highest_epoch);
+        self.next_sequence = scan.expected;
+        self.predecessor_crc = scan.predecessor_crc;
+        self.cursor = scan.end_of_good;
+        self.begin_epoch(ops);
+        Ok(())
+    }
+
+    fn begin_epoch(&mut self, ops: &mut Vec<Op>) {
+        let epoch = if reuses_epoch() { self.highest_epoch.0.max(1) } else { self.highest_epoch.0 + 1 };
+        self.superblock.epoch = Epoch(epoch);
+        self.superblock.first_sequence = self.next_sequence;
+        self.report.epoch = self.superblock.epoch;
+        self.write_superblock(0, ops);
+    }
+
+    fn write_superblock(&mut self, copy: usize, ops: &mut Vec<Op>) {
+        let mut page = self.pool.buffer(PAGE_BYTES).expect("recovery has given its buffers back");
+        self.superblock.write(&mut page[..PAGE_BYTES]);
+        self.phase = Phase::WriteSuperblock { copy };
+        ops.push(Op::Write {
+            token: Token(copy as u64),
+            file: File::Superblock,
+            position: (copy * PAGE_BYTES) as u64,
+            data: page.freeze(0..PAGE_BYTES),
+            sync: Sync::Later,
+        });
+    }
+}
+
+/// The files must be numbered without a gap and of one length; gives their number and takes that length over.
+fn check_files(config: &mut RecoveryConfig) -> Result<u32, RecoveryError> {
+    let journal_files = config.files.iter().filter_map(|(file, bytes)| match file {
+        File::Journal(number) => Some((*number, *bytes)),
+        File::Superblock => None,
+    });
+    let mut count = 0;
+    for (number, bytes) in journal_files {
+        if number != count {
+            return Err(RecoveryError::MissingFile(count));
+        }
+        if count == 0 {
+            let wanted = config.layout.bytes();
+            config.layout.file_bytes = bytes.max(PAGE_BYTES as u64);
+            config.layout.file_count = u32::try_from(wanted / config.layout.file_bytes).unwrap_or(u32::MAX).max(1);
+        }
+        if bytes != config.layout.file_bytes || !bytes.is_multiple_of(PAGE_BYTES as u64) {
+            return Err(RecoveryError::FileLength(number));
+        }
+        count += 1;
+    }
+    if count > 0 && !config.files.contains_key(&File::Superblock) {
+        return Err(RecoveryError::NoSuperblock);
+    }
+    config.layout.file_count = config.layout.file_count.max(count);
+    Ok(count)
+}
+
+fn check(action: &'static str, file: File, result: Result<(), IoError>) -> Result<(), RecoveryError> {
+    result.map_err(|error| RecoveryError::Io { action, file, error })
+}
+
+/// The broken variant that starts with the epoch of the start before: the simulator must catch it.
+fn reuses_epoch() -> bool {
+    #[cfg(feature = "mutants")]
+    return crate::mutants::is_on(crate::mutants::Mutant::ReuseEpoch);
+    #[cfg(not(feature = "mutants"))]
+    false
+}

@@ -1,0 +1,119 @@
+//! Every bound of the broker, with one line of why.
+//!
+//! The operator's choices (config) lie below these limits. A limit that depends on another is tied to it by a
+//! `const` assert at the end.
+
+use protocol::limits::{FRAME_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
+
+/// Unit of direct I/O and of a journal block's padding.
+pub const PAGE_BYTES: usize = 4096;
+
+/// K: journal blocks sealed and not yet durable. Two to four writes in flight saturate one core here; recovery
+/// uses the same number to tell a torn tail from rot.
+pub const JOURNAL_BLOCKS_IN_FLIGHT_MAX: usize = 4;
+/// Length at which a journal block is closed: one request within what block layers take in one piece.
+pub const JOURNAL_BLOCK_BYTES: usize = 512 << 10;
+/// Entries in one block: the low 16 bits of an LSN.
+pub const JOURNAL_ENTRIES_PER_BLOCK_MAX: u32 = 65_535;
+/// Bytes appended and not yet durable; beyond it producers get `Busy`.
+pub const JOURNAL_PENDING_BYTES_MAX: usize = 64 << 20;
+/// Blocks appended and not yet sealed.
+pub const JOURNAL_BLOCKS_OPEN_MAX: usize = 256;
+/// Space at the journal's end that appends leave to topic changes and markers, so that a full broker can be mended.
+pub const JOURNAL_RESERVE_BYTES: u64 = 1 << 20;
+/// Smallest and largest journal file.
+pub const JOURNAL_FILE_BYTES_MIN: u64 = 2 << 20;
+/// Default length of a journal file.
+pub const JOURNAL_FILE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Most journal files: file numbers stay small.
+pub const JOURNAL_FILES_MAX: u64 = 16_384;
+/// Default length of the whole journal.
+pub const JOURNAL_BYTES_DEFAULT: u64 = 1 << 30;
+/// Idle time after the last acknowledgement before a marker block records the durable LSN.
+pub const JOURNAL_MARKER_IDLE_NS: u64 = 5_000_000;
+/// Pause before a failed file preparation (disk full) is tried again.
+pub const PREPARE_RETRY_NS: u64 = 5_000_000_000;
+/// Read size of recovery's scan.
+pub const RECOVERY_READ_BYTES: usize = 4 << 20;
+
+/// Topics of one data directory.
+pub const TOPICS_MAX: usize = 16_384;
+/// Partitions of one shard: 8 KiB of memory for each idle one at most.
+pub const PARTITIONS_MAX: usize = 65_536;
+/// First chunk of a partition's tail; an idle partition with records holds no more.
+pub const TAIL_CHUNK_BYTES_MIN: usize = 4 << 10;
+/// Chunks double up to this.
+pub const TAIL_CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// Connections of one shard.
+pub const CONNECTIONS_MAX: usize = 1_024;
+/// Receive buffer of a connection; longer frames take one of their own from the budget.
+pub const RECEIVE_BUFFER_BYTES: usize = 128 << 10;
+/// Small answers of a connection that wait for its socket.
+pub const CONTROL_BUFFER_BYTES: usize = 128 << 10;
+/// Unsent small answers beyond which a connection is not read: the peer is not reading its answers.
+pub const CONTROL_UNSENT_BYTES_MAX: usize = 32 << 10;
+/// Requests of a connection that wait for their answer.
+pub const REQUESTS_IN_FLIGHT_MAX: u32 = 1_024;
+/// Default and largest window of produce bytes in flight of a connection.
+pub const WINDOW_BYTES_DEFAULT: u32 = 4 << 20;
+/// Answers up to this length go through the control buffer; longer ones take a buffer of their own.
+pub const SMALL_ANSWER_BYTES_MAX: usize = 1_024;
+/// Requests of a connection, other than produces, that wait for the journal.
+pub const COLD_REQUESTS_IN_FLIGHT_MAX: u32 = 32;
+/// Large answers (lists, descriptions) of a connection that wait for its socket.
+pub const LARGE_ANSWERS_MAX: usize = 64;
+/// Large answers beyond which a connection is not read: room is left for those of requests that wait.
+pub const LARGE_ANSWERS_UNSENT_MAX: usize = 16;
+/// Fetches of a connection that wait for its socket.
+pub const FETCHES_PENDING_MAX: usize = 16;
+/// Requests of all connections that wait for the journal.
+pub const WAITERS_MAX: usize = 65_536;
+/// Closed gates of a connection; beyond it the whole connection is one gate.
+pub const GATES_PER_CONNECTION_MAX: usize = 64;
+/// Subscriptions of one connection.
+pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 1_024;
+/// Partition cursors of one subscription.
+pub const CURSORS_PER_SUBSCRIPTION_MAX: usize = PARTITIONS_PER_TOPIC_MAX as usize;
+/// Tail bytes in flight of a connection, or one batch when that is longer.
+pub const DELIVERY_IN_FLIGHT_BYTES_MAX: usize = 256 << 10;
+/// Bytes that one subscription's partition may send before the next has its turn.
+pub const DELIVERY_SLICE_BYTES: usize = 64 << 10;
+/// Largest sum of credit, in records or bytes.
+pub const CREDIT_MAX: i64 = 1 << 62;
+/// An answer that does not leave for this long ends its connection.
+pub const SEND_STALL_NS: u64 = 10_000_000_000;
+/// A frame that is begun and not whole after this long ends its connection.
+pub const FRAME_STALL_NS: u64 = 30_000_000_000;
+/// A connection that has not said `Hello` after this long is closed.
+pub const HELLO_TIMEOUT_NS: u64 = 10_000_000_000;
+/// Default interval of heartbeats; three silent ones end a connection.
+pub const HEARTBEAT_MS_DEFAULT: u32 = 5_000;
+/// How often connections are looked at for time-outs.
+pub const SWEEP_INTERVAL_NS: u64 = 100_000_000;
+/// How long a shutdown waits for commits and sends before it closes what is left.
+pub const SHUTDOWN_GRACE_NS: u64 = 5_000_000_000;
+
+/// Completions handled in one turn.
+pub const COMPLETIONS_PER_TURN_MAX: usize = 256;
+/// Mails handled in one turn.
+pub const MAIL_PER_TURN_MAX: usize = 64;
+/// Operations that the reactor may have in flight: a receive and a send for each connection, and the disk's.
+pub const OPERATIONS_MAX: usize = 2 * CONNECTIONS_MAX + 64;
+
+/// Memory beside the tails: receive and control buffers of ordinary load, blocks, recovery's reads.
+pub const MEMORY_BESIDE_TAILS_BYTES: u64 = 256 << 20;
+
+const _: () = assert!(JOURNAL_BLOCK_BYTES.is_multiple_of(PAGE_BYTES));
+const _: () = assert!(JOURNAL_PENDING_BYTES_MAX >= 4 * FRAME_BYTES_MAX);
+// What is unsent, and the answer of everything that waits, always finds room.
+const _: () = assert!(
+    CONTROL_UNSENT_BYTES_MAX
+        + 32 * (REQUESTS_IN_FLIGHT_MAX as usize)
+        + SMALL_ANSWER_BYTES_MAX * (COLD_REQUESTS_IN_FLIGHT_MAX as usize)
+        < CONTROL_BUFFER_BYTES
+);
+const _: () = assert!(LARGE_ANSWERS_UNSENT_MAX + (COLD_REQUESTS_IN_FLIGHT_MAX as usize) < LARGE_ANSWERS_MAX);
+const _: () = assert!(TAIL_CHUNK_BYTES_MIN == PAGE_BYTES);
+const _: () = assert!(PARTITIONS_MAX >= TOPICS_MAX);
+const _: () = assert!(WINDOW_BYTES_DEFAULT as usize <= JOURNAL_PENDING_BYTES_MAX);

@@ -1,0 +1,233 @@
+//! Subscriptions: where each consumer stands, and how much it may still be sent.
+
+use protocol::envelope;
+use protocol::frame::{CreditGrant, Frame, FrameHeader, Opcode};
+use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
+use protocol::status::Status;
+use protocol::wire;
+use std::collections::VecDeque;
+use zerocopy::FromBytes;
+
+use super::connection::Connection;
+use super::serving::Serving;
+use crate::io::Socket;
+use crate::limits::{CREDIT_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITERS_MAX};
+use crate::log::Cursor;
+use crate::partition::Subscriber;
+
+/// One subscription of one connection.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) socket: Socket,
+    pub(super) id: SubscriptionId,
+    pub(super) credit: Credit,
+    pub(super) cursors: Vec<PartitionCursor>,
+    /// Cursors whose partition has something for them, in turn.
+    pub(super) ready: VecDeque<u32>,
+}
+
+/// What may still be pushed; goes below zero by the last unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Credit {
+    pub(super) records: i64,
+    pub(super) bytes: i64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PartitionCursor {
+    pub(super) partition: Handle,
+    pub(super) at: Cursor,
+    pub(super) is_ready: bool,
+}
+
+impl Credit {
+    /// The sum, or `None` when it would leave its bounds.
+    fn plus(self, records: u64, bytes: u64) -> Option<Self> {
+        let add = |left: i64, more: u64| left.checked_add_unsigned(more).filter(|sum| *sum <= CREDIT_MAX);
+        Some(Self { records: add(self.records, records)?, bytes: add(self.bytes, bytes)? })
+    }
+
+    pub(super) fn is_positive(self) -> bool {
+        self.records > 0 && self.bytes > 0
+    }
+}
+
+impl Subscription {
+    /// The partition of a cursor has something for it.
+    pub(super) fn wake(&mut self, cursor: u32) {
+        let partition = &mut self.cursors[cursor as usize];
+        if !partition.is_ready {
+            partition.is_ready = true;
+            self.ready.push_back(cursor);
+        }
+    }
+}
+
+impl Serving {
+    pub(super) fn begin_subscribe(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let opcode = Opcode::Subscribe;
+        let Ok(request) = envelope::read::<wire::SubscribeRequest<'_>>(frame.envelope) else {
+            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            return;
+        };
+        if self.catalog_changed > self.journal.durable() && self.waiters.len() < WAITERS_MAX {
+            self.redo_when_durable(connection, frame);
+            return;
+        }
+        if let Err((status, message, valid)) = self.try_subscribe(connection, frame, &request) {
+            let header = FrameHeader::answer(opcode, status, frame.header.correlation(), frame.header.subject.get());
+            self.answer_error(connection, header, &message, valid);
+        }
+    }
+
+    fn try_subscribe(
+        &mut self,
+        connection: &mut Connection,
+        frame: &Frame<'_>,
+        request: &wire::SubscribeRequest<'_>,
+    ) -> Result<(), SubscribeRefusal> {
+        let id = SubscriptionId(frame.header.subject.get());
+        if id.0 == 0 || connection.subscription(id).is_some() {
+            return refusal(Status::SubscriptionExists, format!("subscription id {} is 0 or in use", id.0));
+        }
+        let none = Credit { records: 0, bytes: 0 };
+        let Some(credit) = none.plus(request.credit_records(), request.credit_bytes()) else {
+            return refusal(Status::CreditOverflow, "credit is over 2^62".to_owned());
+        };
+        let cursors = self.place_cursors(request)?;
+        let is_full = connection.subscriptions.len() == SUBSCRIPTIONS_PER_CONNECTION_MAX;
+        let starts: Vec<_> = cursors
+            .iter()
+            .map(|(cursor, start)| wire::SubscribedPartition::new(cursor.partition.0, start.0))
+            .collect();
+        let subscription = Subscription {
+            socket: connection.socket,
+            id,
+            credit,
+            cursors: cursors.into_iter().map(|(cursor, _)| cursor).collect(),
+            ready: VecDeque::new(),
+        };
+        let inserted = if is_full { Err(subscription) } else { self.subscriptions.insert(subscription) };
+        let Ok(index) = inserted else {
+            return refusal(Status::SubscriptionLimit, "too many subscriptions".to_owned());
+        };
+        connection.subscriptions.push((id, index));
+        self.attach(index);
+        let header = FrameHeader::answer(Opcode::Subscribe, Status::Ok, frame.header.correlation(), id.0);
+        self.answer(connection, header, |builder| {
+            let partitions = builder.create_vector(&starts);
+            wire::SubscribeResponse::create(builder, &wire::SubscribeResponseArgs { partitions: Some(partitions) })
+        });
+        Ok(())
+    }
+
+    /// Finds the partitions asked for and where delivery starts in each.
+    fn place_cursors(
+        &self,
+        request: &wire::SubscribeRequest<'_>,
+    ) -> Result<Vec<(PartitionCursor, Offset)>, SubscribeRefusal> {
+        let Ok(topic) = self.state.catalog.find(request.topic()) else {
+            return refusal(Status::UnknownTopic, format!("no topic '{}'", request.topic()));
+        };
+        let wanted = match u32::try_from(request.partition()) {
+            Ok(number) if number < topic.partition_count => number..number + 1,
+            Err(_) if request.partition() == -1 => 0..topic.partition_count,
+            _ => return refusal(Status::UnknownPartition, format!("no partition {}", request.partition())),
+        };
+        let mut cursors = Vec::with_capacity(wanted.len());
+        for number in wanted {
+            let handle = Handle::new(topic.key, number as u16);
+            let Some(partition) = self.state.partitions.get(handle) else { continue };
+            let (start, end) = (partition.start(), partition.durable_end());
+            let offset = match request.start_from() {
+                wire::StartFrom::Earliest => start,
+                wire::StartFrom::Latest => end,
+                wire::StartFrom::Offset => Offset(request.start_value()),
+                _ => return refusal(Status::Unsupported, "this start is not built yet".to_owned()),
+            };
+            if offset < start || offset > end {
+                let message = format!("offset {offset} is not in partition {number}: {start} to {end}");
+                return Err((Status::OffsetOutOfRange, message, Some(start.0..=end.0)));
+            }
+            let cursor = PartitionCursor { partition: handle, at: partition.tail.find(offset), is_ready: false };
+            cursors.push((cursor, offset));
+        }
+        Ok(cursors)
+    }
+
+    /// Has the partitions wake the subscription, and wakes it for what is there already.
+    fn attach(&mut self, index: u32) {
+        let Some(subscription) = self.subscriptions.get_mut(index) else { return };
+        for number in 0..subscription.cursors.len() {
+            let cursor = number as u32;
+            let handle = subscription.cursors[number].partition;
+            if let Some(partition) = self.state.partitions.get_mut(handle) {
+                partition.subscribers.push(Subscriber { subscription: index, cursor });
+                subscription.wake(cursor);
+            }
+        }
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let id = SubscriptionId(frame.header.subject.get());
+        let status = match connection.subscription(id) {
+            Some(index) => {
+                self.drop_subscription(index);
+                connection.subscriptions.retain(|(known, _)| *known != id);
+                Status::Ok
+            }
+            None => Status::UnknownSubscription,
+        };
+        let answer = FrameHeader::answer(Opcode::Unsubscribe, status, frame.header.correlation(), id.0);
+        connection.outbox.push_header(&answer);
+    }
+
+    pub(super) fn on_credit(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let id = SubscriptionId(frame.header.subject.get());
+        let granted = CreditGrant::read_from_bytes(frame.payload).map_err(|_| Status::MalformedFrame);
+        let subscription = connection
+            .subscription(id)
+            .and_then(|index| self.subscriptions.get_mut(index))
+            .ok_or(Status::UnknownSubscription);
+        let outcome = granted.and_then(|grant| {
+            let subscription = subscription?;
+            let sum = subscription.credit.plus(grant.records.get(), grant.bytes.get());
+            subscription.credit = sum.ok_or(Status::CreditOverflow)?;
+            Ok(())
+        });
+        if let Err(status) = outcome {
+            self.refuse(connection, frame.header, Opcode::Credit, status, "credit was not added");
+        }
+    }
+
+    /// Forgets a subscription; its partitions no longer wake it.
+    pub(super) fn drop_subscription(&mut self, index: u32) {
+        let Some(subscription) = self.subscriptions.remove(index) else { return };
+        for cursor in &subscription.cursors {
+            if let Some(partition) = self.state.partitions.get_mut(cursor.partition) {
+                partition.subscribers.retain(|subscriber| subscriber.subscription != index);
+            }
+        }
+    }
+
+    /// Ends a subscription from this side: its topic is gone. `connection` is the one that is out of its table.
+    pub(super) fn end_subscription(&mut self, connection: &mut Connection, index: u32, status: Status) {
+        let Some(subscription) = self.subscriptions.remove(index) else { return };
+        let header = FrameHeader::answer(Opcode::Unsubscribe, status, CorrelationId(0), subscription.id.0);
+        let socket = subscription.socket;
+        if socket == connection.socket {
+            connection.subscriptions.retain(|(_, known)| *known != index);
+            connection.outbox.push_header(&header);
+        } else if let Some(other) = self.connection_mut(socket) {
+            other.subscriptions.retain(|(_, known)| *known != index);
+            other.outbox.push_header(&header);
+            self.mark_dirty(socket);
+        }
+    }
+}
+
+type SubscribeRefusal = (Status, String, Option<std::ops::RangeInclusive<u64>>);
+
+fn refusal<T>(status: Status, message: String) -> Result<T, SubscribeRefusal> {
+    Err((status, message, None))
+}

@@ -1,0 +1,214 @@
+//! Topics: create, delete, describe, list.
+//!
+//! A change is an entry; its answer waits until that is durable, and so does every answer that is derived from it.
+
+use protocol::envelope;
+use protocol::frame::{Frame, FrameHeader, Opcode};
+use protocol::ids::{CorrelationId, Handle, TopicKey};
+use protocol::limits::TOPICS_PER_LIST_MAX;
+use protocol::status::Status;
+use protocol::wire;
+
+use super::commit::Waiting;
+use super::connection::Connection;
+use super::produce::status_of_full;
+use super::serving::Serving;
+use crate::catalog::Topic;
+use crate::io::Socket;
+use crate::journal::entry::{EntryKind, TopicCreated, topic_subject};
+use crate::limits::WAITERS_MAX;
+
+impl Serving {
+    /// Whether an answer about topics must wait for a change that a power cut could still undo; if so, the request
+    /// is kept and handled again.
+    fn waits_for_change(&mut self, connection: &mut Connection, frame: &Frame<'_>) -> bool {
+        let must_wait = self.catalog_changed > self.journal.durable();
+        if must_wait && self.waiters.len() < WAITERS_MAX {
+            self.redo_when_durable(connection, frame);
+        } else if must_wait {
+            self.go_away(connection, Status::Busy, "too many requests wait for the disk");
+        }
+        must_wait
+    }
+
+    pub(super) fn begin_create_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let opcode = Opcode::CreateTopic;
+        let Ok(request) = envelope::read::<wire::CreateTopicRequest<'_>>(frame.envelope) else {
+            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            return;
+        };
+        if self.waits_for_change(connection, frame) {
+            return;
+        }
+        if request.ack_class() != wire::AckClass::Durable {
+            self.refuse(connection, frame.header, opcode, Status::Unsupported, "ack class memory is not built yet");
+            return;
+        }
+        match self.create_topic(request.name(), request.partition_count()) {
+            Ok(topic) => {
+                let waiting = Waiting::TopicCreated { correlation: frame.header.correlation(), topic };
+                self.wait_for(self.catalog_changed, connection, waiting);
+            }
+            Err(status) => {
+                let message = format!("cannot create topic '{}': {status:?}", request.name());
+                self.refuse(connection, frame.header, opcode, status, &message);
+            }
+        }
+    }
+
+    fn create_topic(&mut self, name: &str, partition_count: u32) -> Result<TopicKey, Status> {
+        if self.is_shutting_down() || self.waiters.len() == WAITERS_MAX {
+            return Err(Status::Busy);
+        }
+        let key = self
+            .state
+            .catalog
+            .decide_create(name, partition_count)
+            .map_err(crate::catalog::CatalogError::status)?;
+        let created = TopicCreated { key, partition_count, created_ms: self.now.wall_ms, name };
+        let body_bytes = created.body_bytes();
+        self.journal.reserve(EntryKind::CreateTopic, body_bytes).map_err(status_of_full)?;
+        let lsn = self.journal.append(EntryKind::CreateTopic, topic_subject(key), body_bytes, |body| {
+            created.write(body);
+        });
+        self.state.apply_create(&created);
+        self.catalog_changed = lsn;
+        Ok(key)
+    }
+
+    pub(super) fn finish_create_topic(&mut self, socket: Socket, correlation: CorrelationId, topic: TopicKey) {
+        let Some(mut connection) = self.take_connection(socket) else { return };
+        let found = self.state.catalog.list("").find(|known| known.key == topic).cloned();
+        match found {
+            Some(topic) => self.describe(&mut connection, Opcode::CreateTopic, correlation, &topic),
+            // Created, and deleted again before this answer.
+            None => {
+                let header = FrameHeader::answer(Opcode::CreateTopic, Status::UnknownTopic, correlation, 0);
+                connection.outbox.push_header(&header);
+            }
+        }
+        self.put_connection(connection);
+        self.mark_dirty(socket);
+    }
+
+    pub(super) fn begin_delete_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let opcode = Opcode::DeleteTopic;
+        let Ok(request) = envelope::read::<wire::TopicRequest<'_>>(frame.envelope) else {
+            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            return;
+        };
+        if self.waits_for_change(connection, frame) {
+            return;
+        }
+        match self.delete_topic(connection, request.name()) {
+            Ok(()) => {
+                let waiting = Waiting::TopicDeleted { correlation: frame.header.correlation() };
+                self.wait_for(self.catalog_changed, connection, waiting);
+            }
+            Err(status) => {
+                let message = format!("cannot delete topic '{}': {status:?}", request.name());
+                self.refuse(connection, frame.header, opcode, status, &message);
+            }
+        }
+    }
+
+    fn delete_topic(&mut self, connection: &mut Connection, name: &str) -> Result<(), Status> {
+        if self.waiters.len() == WAITERS_MAX {
+            return Err(Status::Busy);
+        }
+        let key = self.state.catalog.find(name).map_err(crate::catalog::CatalogError::status)?.key;
+        self.journal.reserve(EntryKind::DeleteTopic, 8).map_err(status_of_full)?;
+        let deleted_ms = self.now.wall_ms;
+        self.catalog_changed = self.journal.append(EntryKind::DeleteTopic, topic_subject(key), 8, |body| {
+            body.copy_from_slice(&deleted_ms.to_le_bytes());
+        });
+        for subscriber in self.state.apply_delete(key) {
+            self.end_subscription(connection, subscriber.subscription, Status::UnknownTopic);
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_delete_topic(&mut self, socket: Socket, correlation: CorrelationId) {
+        let Some(connection) = self.connection_mut(socket) else { return };
+        connection.outbox.push_header(&FrameHeader::answer(Opcode::DeleteTopic, Status::Ok, correlation, 0));
+        self.mark_dirty(socket);
+    }
+
+    pub(super) fn on_describe_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let opcode = Opcode::DescribeTopic;
+        let Ok(request) = envelope::read::<wire::TopicRequest<'_>>(frame.envelope) else {
+            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            return;
+        };
+        if self.waits_for_change(connection, frame) {
+            return;
+        }
+        match self.state.catalog.find(request.name()).cloned() {
+            Ok(topic) => self.describe(connection, opcode, frame.header.correlation(), &topic),
+            Err(error) => {
+                let message = format!("no topic '{}'", request.name());
+                self.refuse(connection, frame.header, opcode, error.status(), &message);
+            }
+        }
+    }
+
+    fn describe(&mut self, connection: &mut Connection, opcode: Opcode, correlation: CorrelationId, topic: &Topic) {
+        let shard = u32::from(self.config.shard);
+        let described: Vec<_> = (0..topic.partition_count)
+            .filter_map(|number| self.state.partitions.get(Handle::new(topic.key, number as u16)))
+            .map(|partition| {
+                let (start, end) = (partition.start().0, partition.durable_end().0);
+                wire::PartitionDescription::new(partition.handle.0, start, end, partition.tail.position(), shard, 0)
+            })
+            .collect();
+        let header = FrameHeader::answer(opcode, Status::Ok, correlation, 0);
+        self.answer(connection, header, |builder| {
+            let name = builder.create_string(&topic.name);
+            let partitions = builder.create_vector(&described);
+            let args = wire::TopicDescriptionArgs {
+                name: Some(name),
+                ack_class: wire::AckClass::Durable,
+                created_ms: topic.created_ms,
+                partitions: Some(partitions),
+            };
+            wire::TopicDescription::create(builder, &args)
+        });
+    }
+
+    pub(super) fn on_list_topics(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let opcode = Opcode::ListTopics;
+        let Ok(request) = envelope::read::<wire::ListTopicsRequest<'_>>(frame.envelope) else {
+            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            return;
+        };
+        if self.waits_for_change(connection, frame) {
+            return;
+        }
+        let mut listed: Vec<Topic> = self
+            .state
+            .catalog
+            .list(request.after().unwrap_or(""))
+            .take(TOPICS_PER_LIST_MAX + 1)
+            .cloned()
+            .collect();
+        let more = listed.len() > TOPICS_PER_LIST_MAX;
+        listed.truncate(TOPICS_PER_LIST_MAX);
+        let header = FrameHeader::answer(opcode, Status::Ok, frame.header.correlation(), 0);
+        self.answer(connection, header, |builder| {
+            let topics: Vec<_> = listed
+                .iter()
+                .map(|topic| {
+                    let name = builder.create_string(&topic.name);
+                    let args = wire::TopicSummaryArgs {
+                        name: Some(name),
+                        partition_count: topic.partition_count,
+                        ack_class: wire::AckClass::Durable,
+                    };
+                    wire::TopicSummary::create(builder, &args)
+                })
+                .collect();
+            let topics = builder.create_vector(&topics);
+            wire::ListTopicsResponse::create(builder, &wire::ListTopicsResponseArgs { topics: Some(topics), more })
+        });
+    }
+}
