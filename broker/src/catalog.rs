@@ -131,7 +131,9 @@ impl Catalog {
     /// Topics in the order of their names, those behind `after`.
     pub fn list<'a>(&'a self, after: &str) -> impl Iterator<Item = &'a Topic> + use<'a> {
         let behind = (std::ops::Bound::Excluded(Box::from(after)), std::ops::Bound::Unbounded);
-        self.by_name.range::<Box<str>, _>(behind).filter_map(|(_, slot)| self.slots[usize::from(*slot)].as_ref())
+        self.by_name
+            .range::<Box<str>, _>(behind)
+            .filter_map(|(_, slot)| self.slots[usize::from(*slot)].as_ref())
     }
 }
 

@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use crate::cli::ServeArgs;
 use crate::limits::{
-    HEARTBEAT_MS_DEFAULT, JOURNAL_BYTES_DEFAULT, JOURNAL_FILE_BYTES_DEFAULT, JOURNAL_FILE_BYTES_MIN, JOURNAL_FILES_MAX,
-    JOURNAL_PENDING_BYTES_MAX, MEMORY_BESIDE_TAILS_BYTES, PAGE_BYTES, WINDOW_BYTES_DEFAULT,
+    HEARTBEAT_MS_DEFAULT, JOURNAL_BYTES_DEFAULT, JOURNAL_FILE_BYTES_DEFAULT, JOURNAL_FILE_BYTES_MIN,
+    JOURNAL_FILES_MAX, JOURNAL_PENDING_BYTES_MAX, MEMORY_BESIDE_TAILS_BYTES, PAGE_BYTES,
+    WINDOW_BYTES_DEFAULT,
 };
 use crate::waiting::WaitingMode;
 
@@ -124,8 +125,9 @@ impl Config {
         let journal_file_bytes = size("journal_file_bytes", file.journal_file_bytes.as_deref())?
             .unwrap_or_else(|| default_file_bytes(journal_bytes));
         let memory_default = journal_bytes + MEMORY_BESIDE_TAILS_BYTES;
-        let memory_bytes = size("memory_bytes", args.memory_bytes.as_deref().or(file.memory_bytes.as_deref()))?
-            .unwrap_or(memory_default);
+        let memory_bytes =
+            size("memory_bytes", args.memory_bytes.as_deref().or(file.memory_bytes.as_deref()))?
+                .unwrap_or(memory_default);
         let frame_default = (journal_file_bytes / 2).min(FRAME_BYTES_MAX as u64);
         let frame_bytes_max =
             size("frame_bytes_max", file.frame_bytes_max.as_deref())?.unwrap_or(frame_default);
@@ -152,14 +154,22 @@ impl Config {
         let page = PAGE_BYTES as u64;
         let file = self.journal_file_bytes;
         if file < JOURNAL_FILE_BYTES_MIN || !file.is_multiple_of(page) {
-            return refuse("journal_file_bytes", format!("must be a multiple of 4 KiB, at least {JOURNAL_FILE_BYTES_MIN}"));
+            return refuse(
+                "journal_file_bytes",
+                format!("must be a multiple of 4 KiB, at least {JOURNAL_FILE_BYTES_MIN}"),
+            );
         }
         if self.journal_bytes < 2 * file || self.journal_bytes / file > JOURNAL_FILES_MAX {
-            return refuse("journal_bytes", format!("must be 2 to {JOURNAL_FILES_MAX} files of {file} bytes"));
+            return refuse(
+                "journal_bytes",
+                format!("must be 2 to {JOURNAL_FILES_MAX} files of {file} bytes"),
+            );
         }
         let frame = u64::from(self.frame_bytes_max);
         if !(FRAME_BYTES_MAX_LOWEST..=FRAME_BYTES_MAX as u64).contains(&frame) || frame + 2 * page > file {
-            let reason = format!("must be {FRAME_BYTES_MAX_LOWEST} to {FRAME_BYTES_MAX}, and less than a journal file");
+            let reason = format!(
+                "must be {FRAME_BYTES_MAX_LOWEST} to {FRAME_BYTES_MAX}, and less than a journal file"
+            );
             return refuse("frame_bytes_max", reason);
         }
         if self.window_bytes == 0 || self.window_bytes as usize > JOURNAL_PENDING_BYTES_MAX {
@@ -223,7 +233,10 @@ fn cores(text: Option<&str>) -> Result<Cores, ConfigError> {
         Some("none") => Ok(Cores::Unpinned),
         Some(text) => match text.parse() {
             Ok(cpu) => Ok(Cores::One(cpu)),
-            Err(_) => refuse("cores", format!("'{text}' is not the number of one CPU, or 'none' (this version has one shard)")),
+            Err(_) => refuse(
+                "cores",
+                format!("'{text}' is not the number of one CPU, or 'none' (this version has one shard)"),
+            ),
         },
     }
 }

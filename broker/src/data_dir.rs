@@ -84,8 +84,13 @@ impl DataDir {
             FileSystemKind::Other { .. } => false,
         };
         let lock_path = path.join("LOCK");
-        let mut lock =
-            fs::OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&lock_path).map_err(io)?;
+        let mut lock = fs::OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(io)?;
         wait_for_lock(&lock, path)?;
         lock.set_len(0).map_err(io)?;
         writeln!(lock, "{}", std::process::id()).map_err(io)?;

@@ -43,16 +43,21 @@ pub fn choose(
     other_cpus: &[usize],
 ) -> std::io::Result<Choice> {
     let device = device_of(directory).ok();
-    let (cache, fua) = device.as_ref().map_or((WriteCache::Unknown, None), |device| (device.write_cache, device.fua));
+    let (cache, fua) =
+        device.as_ref().map_or((WriteCache::Unknown, None), |device| (device.write_cache, device.fua));
     let name = device.map_or_else(|| "unknown device".to_owned(), |device| device.name);
     let (durability, why) = match (cache, fua) {
         (WriteCache::Through, _) => (Durability::SyncedWrites, "writes through".to_owned()),
         (WriteCache::Back, Some(true)) => (Durability::SyncedWrites, "write-back cache with FUA".to_owned()),
         (WriteCache::Back | WriteCache::Unknown, _) => {
             let (flush_us, sync_us) = probe(directory, reactor, pool, other_cpus)?;
-            let faster =
-                if sync_us * 10 < flush_us * 9 { Durability::SyncedWrites } else { Durability::WriteThenFlush };
-            let cache = if cache == WriteCache::Back { "write-back cache without FUA" } else { "cache unknown" };
+            let faster = if sync_us * 10 < flush_us * 9 {
+                Durability::SyncedWrites
+            } else {
+                Durability::WriteThenFlush
+            };
+            let cache =
+                if cache == WriteCache::Back { "write-back cache without FUA" } else { "cache unknown" };
             (faster, format!("{cache}; probe with busy CPUs: flush {flush_us} us, synced write {sync_us} us"))
         }
     };

@@ -58,9 +58,10 @@ impl EventLoop {
             self.carry_out();
 
             let after = self.shard.metrics();
-            let commits = after.flushes.saturating_sub(metrics.flushes).max(u64::from(
-                after.commit_ns_total > metrics.commit_ns_total,
-            ));
+            let commits = after
+                .flushes
+                .saturating_sub(metrics.flushes)
+                .max(u64::from(after.commit_ns_total > metrics.commit_ns_total));
             if commits > 0 {
                 self.policy.on_commits(commits, after.commit_ns_total - metrics.commit_ns_total);
             }

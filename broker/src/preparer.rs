@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use reactor::Waker;
@@ -78,10 +78,7 @@ impl Preparer {
 
     /// A file that is ready, if there is one.
     pub fn poll(&self) -> Option<Prepared> {
-        match self.results.try_recv() {
-            Ok(prepared) => Some(prepared),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.results.try_recv().ok()
     }
 }
 

@@ -7,7 +7,6 @@ use reactor::{Errno, Event, FileId, Operation, Reactor, SocketId, Token as React
 
 use crate::io::{Completion, File, IoError, Op, Socket, Sync, Token};
 
-
 /// Joins one shard to one reactor.
 #[derive(Debug, Default)]
 pub struct Glue {

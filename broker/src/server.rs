@@ -41,7 +41,9 @@ pub enum ServeError {
     #[error("{0}")]
     File(#[from] reactor::file::FileError),
     /// The file system wants larger units than ours.
-    #[error("the file system below {path} wants direct I/O in units of {alignment} bytes; at most 4096 are supported")]
+    #[error(
+        "the file system below {path} wants direct I/O in units of {alignment} bytes; at most 4096 are supported"
+    )]
     Alignment {
         /// The directory.
         path: String,
@@ -49,7 +51,9 @@ pub enum ServeError {
         alignment: u32,
     },
     /// The port is taken, or may not be used.
-    #[error("cannot listen on {address}: {source}; another process may have the port, or choose another --listen")]
+    #[error(
+        "cannot listen on {address}: {source}; another process may have the port, or choose another --listen"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -277,9 +281,10 @@ fn pin(cores: Cores, cpus: &[usize]) -> Result<Option<usize>, ServeError> {
 /// Where a CPU quota throttles the process, a spin costs the time that the work needs.
 fn waiting(mode: WaitingMode) -> (WaitingMode, String) {
     match (mode, reactor::affinity::cpu_quota()) {
-        (WaitingMode::Adaptive, Some(quota)) => {
-            (WaitingMode::Park, format!("waiting: park (a CPU quota of {quota:.2} cores makes spinning costly)"))
-        }
+        (WaitingMode::Adaptive, Some(quota)) => (
+            WaitingMode::Park,
+            format!("waiting: park (a CPU quota of {quota:.2} cores makes spinning costly)"),
+        ),
         (WaitingMode::Adaptive, None) => (mode, "waiting: adaptive".to_owned()),
         (WaitingMode::Park, _) => (mode, "waiting: park".to_owned()),
         (WaitingMode::Busy, _) => (mode, "waiting: busy".to_owned()),
@@ -288,8 +293,10 @@ fn waiting(mode: WaitingMode) -> (WaitingMode, String) {
 
 fn random_id() -> Result<u128, ServeError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| ServeError::System { action: "get random bytes", source: std::io::Error::other(error) })?;
+    getrandom::fill(&mut bytes).map_err(|error| ServeError::System {
+        action: "get random bytes",
+        source: std::io::Error::other(error),
+    })?;
     Ok(u128::from_le_bytes(bytes))
 }
 

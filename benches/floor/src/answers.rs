@@ -76,6 +76,8 @@ fn hello(options: &Options) -> Vec<u8> {
         record_bytes_max: record_bytes_max as u32,
         window_bytes: WINDOW_BYTES,
         requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX,
+        // Granted for form: the floor never speaks first and never cuts a silent peer.
+        heartbeat_ms: 60_000,
         durability: Some(durability),
         volatile_storage: options.durability == Durability::None,
         ..HelloResponseArgs::default()

@@ -48,7 +48,8 @@ impl EntryHeader {
     #[must_use]
     pub fn new(kind: EntryKind, subject: u64, body_length: usize) -> Self {
         assert!(body_length.is_multiple_of(8));
-        let body_length = u32::try_from(body_length).expect("an entry fits into a frame and its frame into 16 MiB");
+        let body_length =
+            u32::try_from(body_length).expect("an entry fits into a frame and its frame into 16 MiB");
         Self {
             kind_code: U16::new(kind as u16),
             reserved: U16::new(0),
@@ -148,7 +149,8 @@ mod tests {
     #[test]
     fn a_topic_entry_gives_back_what_was_written() {
         let key = TopicKey { slot: 9, generation: 0xFFFF_FFFE };
-        let created = TopicCreated { key, partition_count: 12, created_ms: 1_700_000_000_123, name: "orders.v1" };
+        let created =
+            TopicCreated { key, partition_count: 12, created_ms: 1_700_000_000_123, name: "orders.v1" };
         let mut body = vec![0xEE; created.body_bytes()];
         created.write(&mut body);
         assert_eq!(TopicCreated::read(topic_subject(key), &body), Some(created));

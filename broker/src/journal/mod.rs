@@ -477,7 +477,8 @@ impl Journal {
         if kind == BlockKind::Marker {
             self.appended = self.appended.max(Lsn::end_of(sequence));
         }
-        let in_flight = InFlight { sequence, file: place.file, kind, written: false, sealed_ns: now.monotonic_ns };
+        let in_flight =
+            InFlight { sequence, file: place.file, kind, written: false, sealed_ns: now.monotonic_ns };
         self.in_flight.push_back(in_flight);
         assert!(self.in_flight.len() <= JOURNAL_BLOCKS_IN_FLIGHT_MAX);
         let sync = match self.start.durability {

@@ -8,7 +8,8 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32, U64};
 
 use super::block::{
-    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, BlockKind, JournalIdentity, add_entry_to_sum, finish_sum, seeded_sum,
+    BLOCK_HEADER_BYTES, BLOCK_MAGIC, BlockHeader, BlockKind, JournalIdentity, add_entry_to_sum, finish_sum,
+    seeded_sum,
 };
 use super::entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
 use super::{BlockSequence, Epoch, Lsn};

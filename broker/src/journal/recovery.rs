@@ -188,7 +188,9 @@ impl Recovery {
     ) -> Result<Option<JournalStart>, RecoveryError> {
         match completion {
             Completion::Flushed { token, result } => self.on_flushed(token, result, ops)?,
-            Completion::ReadDone { token, buffer, result } => self.on_read(token, buffer, result, ops, apply)?,
+            Completion::ReadDone { token, buffer, result } => {
+                self.on_read(token, buffer, result, ops, apply)?
+            }
             Completion::Written { result, .. } => {
                 check("write", File::Superblock, result)?;
                 assert!(matches!(self.phase, Phase::WriteSuperblock { .. }));
@@ -291,7 +293,8 @@ impl Recovery {
     }
 
     fn on_superblock_read(&mut self, pages: &[u8], ops: &mut Vec<Op>) -> Result<(), RecoveryError> {
-        let copies = [Superblock::read(&pages[..PAGE_BYTES]), Superblock::read(&pages[PAGE_BYTES..2 * PAGE_BYTES])];
+        let copies =
+            [Superblock::read(&pages[..PAGE_BYTES]), Superblock::read(&pages[PAGE_BYTES..2 * PAGE_BYTES])];
         for copy in copies {
             if let Err(SuperblockError::Version(version)) = copy {
                 return Err(RecoveryError::Version(version));
@@ -328,7 +331,8 @@ impl Recovery {
 
     fn on_scanned(&mut self, ops: &mut Vec<Op>) -> Result<(), RecoveryError> {
         let scan = self.scan.take().expect("a scan has ended");
-        let evidence = Evidence { durable: scan.durable_seen, first_of_epoch: self.superblock.first_sequence };
+        let evidence =
+            Evidence { durable: scan.durable_seen, first_of_epoch: self.superblock.first_sequence };
         evidence.judge(scan.bad_at, scan.expected)?;
         self.report.block_count = scan.block_count;
         self.report.entry_count = scan.entry_count;
@@ -378,7 +382,8 @@ fn check_files(config: &mut RecoveryConfig) -> Result<u32, RecoveryError> {
         if count == 0 {
             let wanted = config.layout.bytes();
             config.layout.file_bytes = bytes.max(PAGE_BYTES as u64);
-            config.layout.file_count = u32::try_from(wanted / config.layout.file_bytes).unwrap_or(u32::MAX).max(1);
+            config.layout.file_count =
+                u32::try_from(wanted / config.layout.file_bytes).unwrap_or(u32::MAX).max(1);
         }
         if bytes != config.layout.file_bytes || !bytes.is_multiple_of(PAGE_BYTES as u64) {
             return Err(RecoveryError::FileLength(number));

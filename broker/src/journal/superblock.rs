@@ -112,7 +112,12 @@ mod tests {
     use super::*;
 
     fn sample() -> Superblock {
-        Superblock { directory_id: 77 << 100, shard_count: 1, epoch: Epoch(3), first_sequence: BlockSequence(42) }
+        Superblock {
+            directory_id: 77 << 100,
+            shard_count: 1,
+            epoch: Epoch(3),
+            first_sequence: BlockSequence(42),
+        }
     }
 
     #[test]
@@ -130,7 +135,7 @@ mod tests {
         assert_eq!(
             hex,
             "46425355504552310100000001000000000000000000000000000000d0040000\
-             03000000000000002a00000000000000000000000000000000000000bd2c7ba2"
+             03000000000000002a0000000000000000000000000000000000000093acd2f8"
         );
     }
 

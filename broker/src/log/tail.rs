@@ -102,7 +102,10 @@ impl Tail {
     pub fn find(&self, offset: Offset) -> Cursor {
         let behind = self.chunks.partition_point(|chunk| chunk.base_offset <= offset);
         let Some(number) = behind.checked_sub(1) else {
-            return Cursor { chunk: self.first_chunk, at: self.chunks.front().map_or(0, |chunk| chunk.buffer.start()) };
+            return Cursor {
+                chunk: self.first_chunk,
+                at: self.chunks.front().map_or(0, |chunk| chunk.buffer.start()),
+            };
         };
         let chunk = &self.chunks[number];
         let mut at = chunk.buffer.start();
@@ -171,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    fn bytes(bytes_max: usize) -> ReadLimit {
+    fn at_most(bytes_max: usize) -> ReadLimit {
         ReadLimit { bytes_max, records_max: u64::MAX }
     }
 
@@ -201,7 +204,7 @@ mod tests {
 
     fn read_all(tail: &Tail, mut cursor: Cursor, end: Offset, bytes_max: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while let Some(run) = tail.read(cursor, end, bytes(bytes_max)) {
+        while let Some(run) = tail.read(cursor, end, at_most(bytes_max)) {
             bytes.extend_from_slice(&run.bytes);
             cursor = run.next;
         }
@@ -221,8 +224,8 @@ mod tests {
         let (tail, all) = filled(10);
         let length = all.len() / 10;
         assert_eq!(read_all(&tail, tail.find(Offset(0)), Offset(7), 1 << 20), all[..3 * length]);
-        assert!(tail.read(tail.find(Offset(0)), Offset(1), bytes(1 << 20)).is_none());
-        assert!(tail.read(tail.end(), Offset(20), bytes(1 << 20)).is_none());
+        assert!(tail.read(tail.find(Offset(0)), Offset(1), at_most(1 << 20)).is_none());
+        assert!(tail.read(tail.end(), Offset(20), at_most(1 << 20)).is_none());
     }
 
     #[test]
@@ -230,7 +233,7 @@ mod tests {
         let (tail, all) = filled(50);
         let length = all.len() / 50;
         for offset in 0..100 {
-            let run = tail.read(tail.find(Offset(offset)), Offset(100), bytes(1)).unwrap();
+            let run = tail.read(tail.find(Offset(offset)), Offset(100), at_most(1)).unwrap();
             let number = (offset / 2) as usize;
             assert_eq!(run.bytes[..], all[number * length..(number + 1) * length]);
         }
@@ -246,7 +249,7 @@ mod tests {
             let bytes = batch(n, 1, 900);
             assert!(tail.reserve(&pool, bytes.len(), Offset(n)));
             tail.append(&bytes);
-            let run = tail.read(cursor, Offset(n + 1), bytes(1 << 20)).unwrap();
+            let run = tail.read(cursor, Offset(n + 1), at_most(1 << 20)).unwrap();
             assert_eq!(run.bytes[..], bytes[..]);
             cursor = run.next;
         }

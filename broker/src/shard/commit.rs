@@ -26,8 +26,13 @@ pub(super) struct Waiter {
 #[derive(Debug)]
 pub(super) enum Waiting {
     Produce(ProduceInFlight),
-    TopicCreated { correlation: CorrelationId, topic: TopicKey },
-    TopicDeleted { correlation: CorrelationId },
+    TopicCreated {
+        correlation: CorrelationId,
+        topic: TopicKey,
+    },
+    TopicDeleted {
+        correlation: CorrelationId,
+    },
     /// A request whose answer depends on a change of the catalog: handled again from the start.
     Redo(Slice),
 }
@@ -52,7 +57,11 @@ impl Serving {
     pub(super) fn redo_when_durable(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let length = frame.header.frame_bytes();
         let Some(mut copy) = self.pool.buffer(length) else {
-            self.go_away(connection, protocol::status::Status::Busy, "no memory for a request that must wait");
+            self.go_away(
+                connection,
+                protocol::status::Status::Busy,
+                "no memory for a request that must wait",
+            );
             return;
         };
         let pieces = [frame.header.as_bytes(), frame.envelope, frame.payload];

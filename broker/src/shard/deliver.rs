@@ -108,7 +108,8 @@ impl Serving {
             let Some(run) = partition.tail.read(cursor.at, partition.durable_end(), limit) else { continue };
             cursor.at = run.next;
             let bytes = run.bytes.len();
-            let header = FrameHeader::new(Opcode::Deliver, CorrelationId(cursor.partition.0), subscription.id.0);
+            let header =
+                FrameHeader::new(Opcode::Deliver, CorrelationId(cursor.partition.0), subscription.id.0);
             subscription.credit.bytes -= bytes as i64;
             subscription.credit.records -= run.record_count as i64;
             subscription.wake(number);

@@ -101,8 +101,12 @@ impl Serving {
     }
 
     fn answer_unknown_opcode(&mut self, connection: &mut Connection, header: &FrameHeader) {
-        let mut answer =
-            FrameHeader::answer(Opcode::GoAway, Status::UnknownOpcode, header.correlation(), header.subject.get());
+        let mut answer = FrameHeader::answer(
+            Opcode::GoAway,
+            Status::UnknownOpcode,
+            header.correlation(),
+            header.subject.get(),
+        );
         answer.opcode = header.opcode;
         connection.outbox.push_header(&answer);
     }
@@ -119,7 +123,9 @@ impl Serving {
         if let Ok(Some(header)) = header {
             match Opcode::from_code(header.opcode) {
                 Some(Opcode::Produce) => self.refuse_produce(connection, header, Status::Busy),
-                Some(opcode) => self.refuse(connection, header, opcode, Status::Busy, "no memory for the frame"),
+                Some(opcode) => {
+                    self.refuse(connection, header, opcode, Status::Busy, "no memory for the frame")
+                }
                 None => self.answer_unknown_opcode(connection, header),
             }
         }

@@ -48,7 +48,12 @@ impl Serving {
     }
 
     /// Puts the answer of one fetch into the send that is being made.
-    pub(super) fn finish_fetch(&mut self, connection: &mut Connection, fetch: PendingFetch, parts: &mut SendParts) {
+    pub(super) fn finish_fetch(
+        &mut self,
+        connection: &mut Connection,
+        fetch: PendingFetch,
+        parts: &mut SendParts,
+    ) {
         let mut header = FrameHeader::answer(Opcode::Fetch, Status::Ok, fetch.correlation, fetch.partition.0);
         let Some(partition) = self.state.partitions.get(fetch.partition) else {
             header.status = (Status::StaleHandle as u16).into();

@@ -112,7 +112,12 @@ impl Serving {
         self.make_visible(produce.partition, produce.end_offset);
     }
 
-    pub(super) fn refuse_produce(&mut self, connection: &mut Connection, header: &FrameHeader, status: Status) {
+    pub(super) fn refuse_produce(
+        &mut self,
+        connection: &mut Connection,
+        header: &FrameHeader,
+        status: Status,
+    ) {
         self.counters.produce_refused += 1;
         if status.closes_gate() {
             connection.gates.close(Handle(header.subject.get()), status);

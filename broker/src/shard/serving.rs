@@ -14,8 +14,8 @@ use crate::bounded::Slab;
 use crate::io::{Completion, File, IoError, Now, Op, Socket, Wait};
 use crate::journal::{Journal, JournalFailure, JournalStart, Lsn};
 use crate::limits::{
-    CONNECTIONS_MAX, JOURNAL_MARKER_IDLE_NS, PREPARE_RETRY_NS, SHUTDOWN_GRACE_NS, SUBSCRIPTIONS_PER_CONNECTION_MAX,
-    SWEEP_INTERVAL_NS, WAITERS_MAX,
+    CONNECTIONS_MAX, JOURNAL_MARKER_IDLE_NS, PREPARE_RETRY_NS, SHUTDOWN_GRACE_NS,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX, SWEEP_INTERVAL_NS, WAITERS_MAX,
 };
 use crate::metrics::{Metrics, ProcessGauges};
 
@@ -108,7 +108,9 @@ impl Serving {
             }
             Completion::Sent { socket, parts, result } => self.on_sent(socket, parts, result),
             Completion::FilePrepared { file, result } => self.on_file_prepared(file, result),
-            Completion::Written { token, result } => self.journal.on_written(now, token, result, &mut self.ops),
+            Completion::Written { token, result } => {
+                self.journal.on_written(now, token, result, &mut self.ops)
+            }
             Completion::Flushed { token, result } => {
                 self.journal.on_flushed(now, token.0 as u32, result, &mut self.ops);
             }
@@ -134,8 +136,10 @@ impl Serving {
     }
 
     pub(super) fn wait(&self) -> Wait {
-        let sweep = (self.connection_count > 0 || self.shutdown_since_ns.is_some()).then_some(self.next_sweep_ns);
-        let retry = (!self.is_preparing && self.journal.file_wanted().is_some()).then_some(self.prepare_not_before_ns);
+        let sweep =
+            (self.connection_count > 0 || self.shutdown_since_ns.is_some()).then_some(self.next_sweep_ns);
+        let retry = (!self.is_preparing && self.journal.file_wanted().is_some())
+            .then_some(self.prepare_not_before_ns);
         Wait {
             deadline_ns: [sweep, retry, self.marker_deadline_ns()].into_iter().flatten().min(),
             commit_since_ns: self.waiters.front().map(|waiter| waiter.since_ns),

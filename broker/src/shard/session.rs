@@ -27,7 +27,11 @@ impl Serving {
         let shard_is_here = hello.shard() == -1 || hello.shard() == i32::from(self.config.shard);
         let has_credentials = hello.credentials().is_some_and(|credentials| !credentials.is_empty());
         if !name_is_short || !shard_is_here || has_credentials || hello.features() != 0 {
-            self.go_away(connection, Status::Unsupported, "this broker has one shard, no features, no credentials");
+            self.go_away(
+                connection,
+                Status::Unsupported,
+                "this broker has one shard, no features, no credentials",
+            );
             return;
         }
         connection.stage = Stage::Open;

@@ -67,7 +67,13 @@ impl Serving {
     pub(super) fn begin_subscribe(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::Subscribe;
         let Ok(request) = envelope::read::<wire::SubscribeRequest<'_>>(frame.envelope) else {
-            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::InvalidEnvelope,
+                "the envelope does not verify",
+            );
             return;
         };
         if self.catalog_changed > self.journal.durable() && self.waiters.len() < WAITERS_MAX {
@@ -75,7 +81,8 @@ impl Serving {
             return;
         }
         if let Err((status, message, valid)) = self.try_subscribe(connection, frame, &request) {
-            let header = FrameHeader::answer(opcode, status, frame.header.correlation(), frame.header.subject.get());
+            let header =
+                FrameHeader::answer(opcode, status, frame.header.correlation(), frame.header.subject.get());
             self.answer_error(connection, header, &message, valid);
         }
     }
@@ -116,7 +123,10 @@ impl Serving {
         let header = FrameHeader::answer(Opcode::Subscribe, Status::Ok, frame.header.correlation(), id.0);
         self.answer(connection, header, |builder| {
             let partitions = builder.create_vector(&starts);
-            wire::SubscribeResponse::create(builder, &wire::SubscribeResponseArgs { partitions: Some(partitions) })
+            wire::SubscribeResponse::create(
+                builder,
+                &wire::SubscribeResponseArgs { partitions: Some(partitions) },
+            )
         });
         Ok(())
     }
@@ -149,7 +159,8 @@ impl Serving {
                 let message = format!("offset {offset} is not in partition {number}: {start} to {end}");
                 return Err((Status::OffsetOutOfRange, message, Some(start.0..=end.0)));
             }
-            let cursor = PartitionCursor { partition: handle, at: partition.tail.find(offset), is_ready: false };
+            let cursor =
+                PartitionCursor { partition: handle, at: partition.tail.find(offset), is_ready: false };
             cursors.push((cursor, offset));
         }
         Ok(cursors)

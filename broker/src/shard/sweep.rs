@@ -52,14 +52,20 @@ impl Serving {
             return Verdict::Farewell(Status::HelloRequired, "no Hello came in time");
         }
         if connection.frame_since_ns.is_some_and(|since| silent_ns(since) > FRAME_STALL_NS) {
-            return Verdict::Farewell(Status::MalformedFrame, "a frame was begun and did not come to its end");
+            return Verdict::Farewell(
+                Status::MalformedFrame,
+                "a frame was begun and did not come to its end",
+            );
         }
         if self.is_shutting_down() && connection.requests_in_flight == 0 && connection.cold_in_flight == 0 {
             return Verdict::Farewell(Status::ShuttingDown, "the broker is shutting down");
         }
         // A peer that is not read for now cannot be heard either.
         let is_heard = connection.buffer.is_none();
-        if is_heard && connection.stage == Stage::Open && silent_ns(connection.last_heard_ns) > 3 * interval_ns {
+        if is_heard
+            && connection.stage == Stage::Open
+            && silent_ns(connection.last_heard_ns) > 3 * interval_ns
+        {
             return Verdict::Farewell(Status::ShuttingDown, "three heartbeat intervals passed in silence");
         }
         let is_due = connection.stage == Stage::Open && silent_ns(connection.last_sent_ns) > interval_ns;

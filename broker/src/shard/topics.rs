@@ -34,14 +34,26 @@ impl Serving {
     pub(super) fn begin_create_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::CreateTopic;
         let Ok(request) = envelope::read::<wire::CreateTopicRequest<'_>>(frame.envelope) else {
-            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::InvalidEnvelope,
+                "the envelope does not verify",
+            );
             return;
         };
         if self.waits_for_change(connection, frame) {
             return;
         }
         if request.ack_class() != wire::AckClass::Durable {
-            self.refuse(connection, frame.header, opcode, Status::Unsupported, "ack class memory is not built yet");
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::Unsupported,
+                "ack class memory is not built yet",
+            );
             return;
         }
         match self.create_topic(request.name(), request.partition_count()) {
@@ -76,7 +88,12 @@ impl Serving {
         Ok(key)
     }
 
-    pub(super) fn finish_create_topic(&mut self, socket: Socket, correlation: CorrelationId, topic: TopicKey) {
+    pub(super) fn finish_create_topic(
+        &mut self,
+        socket: Socket,
+        correlation: CorrelationId,
+        topic: TopicKey,
+    ) {
         let Some(mut connection) = self.take_connection(socket) else { return };
         let found = self.state.catalog.list("").find(|known| known.key == topic).cloned();
         match found {
@@ -94,7 +111,13 @@ impl Serving {
     pub(super) fn begin_delete_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::DeleteTopic;
         let Ok(request) = envelope::read::<wire::TopicRequest<'_>>(frame.envelope) else {
-            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::InvalidEnvelope,
+                "the envelope does not verify",
+            );
             return;
         };
         if self.waits_for_change(connection, frame) {
@@ -137,7 +160,13 @@ impl Serving {
     pub(super) fn on_describe_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::DescribeTopic;
         let Ok(request) = envelope::read::<wire::TopicRequest<'_>>(frame.envelope) else {
-            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::InvalidEnvelope,
+                "the envelope does not verify",
+            );
             return;
         };
         if self.waits_for_change(connection, frame) {
@@ -152,13 +181,26 @@ impl Serving {
         }
     }
 
-    fn describe(&mut self, connection: &mut Connection, opcode: Opcode, correlation: CorrelationId, topic: &Topic) {
+    fn describe(
+        &mut self,
+        connection: &mut Connection,
+        opcode: Opcode,
+        correlation: CorrelationId,
+        topic: &Topic,
+    ) {
         let shard = u32::from(self.config.shard);
         let described: Vec<_> = (0..topic.partition_count)
             .filter_map(|number| self.state.partitions.get(Handle::new(topic.key, number as u16)))
             .map(|partition| {
                 let (start, end) = (partition.start().0, partition.durable_end().0);
-                wire::PartitionDescription::new(partition.handle.0, start, end, partition.tail.position(), shard, 0)
+                wire::PartitionDescription::new(
+                    partition.handle.0,
+                    start,
+                    end,
+                    partition.tail.position(),
+                    shard,
+                    0,
+                )
             })
             .collect();
         let header = FrameHeader::answer(opcode, Status::Ok, correlation, 0);
@@ -178,7 +220,13 @@ impl Serving {
     pub(super) fn on_list_topics(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::ListTopics;
         let Ok(request) = envelope::read::<wire::ListTopicsRequest<'_>>(frame.envelope) else {
-            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, "the envelope does not verify");
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::InvalidEnvelope,
+                "the envelope does not verify",
+            );
             return;
         };
         if self.waits_for_change(connection, frame) {
@@ -208,7 +256,10 @@ impl Serving {
                 })
                 .collect();
             let topics = builder.create_vector(&topics);
-            wire::ListTopicsResponse::create(builder, &wire::ListTopicsResponseArgs { topics: Some(topics), more })
+            wire::ListTopicsResponse::create(
+                builder,
+                &wire::ListTopicsResponseArgs { topics: Some(topics), more },
+            )
         });
     }
 }

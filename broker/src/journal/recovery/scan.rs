@@ -119,7 +119,8 @@ impl Scan {
                 self.at = Place { file: self.at.file + 1, position: 0 };
                 continue;
             }
-            let looked = if self.aim == Aim::Evidence { self.look_for_evidence() } else { self.follow(apply)? };
+            let looked =
+                if self.aim == Aim::Evidence { self.look_for_evidence() } else { self.follow(apply)? };
             match looked {
                 Looked::Successor(length) => self.on_good(length),
                 Looked::Other => self.on_other(),

@@ -1,0 +1,98 @@
+//! One connection of the driver: what happens on it, its buffers, and how its frames are taken from received bytes.
+//!
+//! Frames are read where they were received; what is not whole yet stays for the next receive.
+
+use reactor::SocketId;
+use reactor::memory::PAGE;
+
+use crate::connection::{PeerError, Producer};
+use crate::outbox::Outbox;
+use crate::subscriber::{Delivered, Subscriber};
+use crate::tally::Tally;
+
+/// Receive buffer of a connection that gets answers only: two thousand of them.
+const ANSWERS_BUFFER_BYTES: usize = 64 << 10;
+/// Least receive buffer of a connection that gets deliveries: the broker has at most 256 KiB in flight.
+const DELIVERIES_BUFFER_BYTES: usize = 1 << 20;
+/// Least send buffer of a connection.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+
+/// What happens on a connection.
+pub(crate) enum Role {
+    /// It sends.
+    Producer(Producer),
+    /// It gets deliveries.
+    Subscriber(Subscriber),
+}
+
+impl Role {
+    /// Length of its receive buffer: a whole frame of what may come fits.
+    pub(crate) fn receive_buffer_bytes(&self, frame_bytes_max: u32) -> usize {
+        match self {
+            Self::Producer(_) => ANSWERS_BUFFER_BYTES,
+            Self::Subscriber(_) => DELIVERIES_BUFFER_BYTES.max(frame_bytes_max as usize + PAGE),
+        }
+    }
+
+    /// Length of one of its send buffers: a whole frame of what it sends fits.
+    pub(crate) fn send_buffer_bytes(&self) -> usize {
+        match self {
+            Self::Producer(producer) => SEND_BUFFER_BYTES.max(producer.frame_bytes_max()),
+            Self::Subscriber(_) => PAGE,
+        }
+    }
+
+    /// What it may hold of the pool, which gives powers of two.
+    pub(crate) fn memory_bytes(&self, frame_bytes_max: u32) -> usize {
+        let receive_bytes = self.receive_buffer_bytes(frame_bytes_max).next_power_of_two();
+        receive_bytes + Outbox::BUFFERS_MAX * self.send_buffer_bytes().next_power_of_two()
+    }
+}
+
+/// A connection that the reactor holds.
+pub(crate) struct Link {
+    /// Its socket.
+    pub(crate) socket: SocketId,
+    /// Whether it works still.
+    pub(crate) is_open: bool,
+    /// Its send buffers are full: nothing can be made until a send ends.
+    pub(crate) is_blocked: bool,
+    /// When it last sent anything.
+    pub(crate) last_sent_ns: u64,
+    /// What is on its way to the socket.
+    pub(crate) outbox: Outbox,
+    /// What happens on it.
+    pub(crate) role: Role,
+}
+
+/// Takes all whole frames from the front of `bytes`; gives how many bytes they are.
+pub(crate) fn take_answers(
+    producer: &mut Producer,
+    tally: &mut Tally,
+    bytes: &[u8],
+    frame_bytes_max: u32,
+    now_ns: u64,
+) -> Result<usize, PeerError> {
+    let mut used = 0;
+    while let Some((length, answer)) = producer.take_answer(&bytes[used..], frame_bytes_max, now_ns)? {
+        used += length;
+        if let Some(answer) = answer {
+            tally.on_answer(&answer, now_ns);
+        }
+    }
+    Ok(used)
+}
+
+/// The same for deliveries.
+pub(crate) fn take_deliveries(
+    subscriber: &mut Subscriber,
+    bytes: &[u8],
+    frame_bytes_max: u32,
+    mut seen: impl FnMut(Delivered),
+) -> Result<usize, PeerError> {
+    let mut used = 0;
+    while let Some(length) = subscriber.take_frame(&bytes[used..], frame_bytes_max, &mut seen)? {
+        used += length;
+    }
+    Ok(used)
+}
