@@ -1,4 +1,6 @@
-//! Fixed-capacity containers. Full is an answer: what does not fit is handed back.
+//! Fixed-capacity containers.
+//!
+//! Full is an answer: what does not fit is handed back to the caller.
 
 /// Values under small stable indexes; a freed index is used again, lowest first is not promised.
 #[derive(Debug)]

@@ -1,4 +1,6 @@
 //! The event loop of one shard: wait, hand in what has happened, carry out what is asked.
+//!
+//! One pass of it is a turn; every turn has a budget, so that no source of events starves another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

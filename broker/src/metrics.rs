@@ -1,4 +1,6 @@
-//! Plain counters of one shard: fields that it owns, copied out when somebody asks.
+//! Plain counters of one shard.
+//!
+//! They are fields that the shard owns, copied out when somebody asks: no atomics and no locks on its path.
 
 /// What a shard has done since it started. Counts, unless the name says bytes or ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The preparer: one thread that makes files, so that no shard ever waits for one.
+//! The preparer: one thread that makes files and touches memory, so that no shard ever waits for either.
 //!
 //! A file is made under another name, written with zeros, synced, renamed, and its directory synced: when it has its
 //! name, it has its full length in written extents, and every later write to it is a pure overwrite.
@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use reactor::Waker;
 use reactor::file::{FileError, Zeroed, open_direct, sync_directory, write_zeros};
-use reactor::memory::Pool;
+use reactor::memory::{Pool, Toucher};
 
 use crate::data_dir::path_of;
 use crate::io::{File, IoError};
@@ -32,10 +32,9 @@ pub struct Prepared {
 }
 
 #[derive(Debug)]
-struct Request {
-    file: File,
-    bytes: u64,
-    waker: Waker,
+enum Request {
+    File { file: File, bytes: u64, waker: Waker },
+    Touch(Toucher),
 }
 
 /// Handle to the thread. Dropping it ends the thread, within one write.
@@ -59,12 +58,17 @@ impl Preparer {
         let cancel = Arc::new(AtomicBool::new(false));
         let worker = Worker { directory: directory.to_owned(), cancel: Arc::clone(&cancel) };
         let thread = std::thread::Builder::new().name("preparer".to_owned()).spawn(move || {
-            while let Ok(Request { file, bytes, waker }) = inbox.recv() {
-                let result = worker.prepare(file, bytes).map_err(|error| error_of(&error));
-                if outbox.send(Prepared { file, result }).is_err() {
-                    return;
+            while let Ok(request) = inbox.recv() {
+                match request {
+                    Request::File { file, bytes, waker } => {
+                        let result = worker.prepare(file, bytes).map_err(|error| error_of(&error));
+                        if outbox.send(Prepared { file, result }).is_err() {
+                            return;
+                        }
+                        waker.wake();
+                    }
+                    Request::Touch(toucher) => worker.touch(&toucher),
                 }
-                waker.wake();
             }
         })?;
         Ok(Self { requests: Some(requests), results, cancel, thread: Some(thread) })
@@ -73,7 +77,13 @@ impl Preparer {
     /// Asks for a file, and to be woken when it is ready. At most one request for each file is under way, so the queue is bounded by their number.
     pub fn request(&self, file: File, bytes: u64, waker: Waker) {
         let requests = self.requests.as_ref().expect("the thread lives as long as its handle");
-        requests.send(Request { file, bytes, waker }).expect("the thread ends only with its handle");
+        requests.send(Request::File { file, bytes, waker }).expect("the thread ends only with its handle");
+    }
+
+    /// Has the shard's memory made resident, so that its first use costs the shard nothing.
+    pub fn touch(&self, toucher: Toucher) {
+        let requests = self.requests.as_ref().expect("the thread lives as long as its handle");
+        requests.send(Request::Touch(toucher)).expect("the thread ends only with its handle");
     }
 
     /// A file that is ready, if there is one.
@@ -99,6 +109,13 @@ struct Worker {
 }
 
 impl Worker {
+    /// A refusal costs speed only: pages then become resident when they are first used.
+    fn touch(&self, toucher: &Toucher) {
+        if let Err(error) = toucher.touch(&self.cancel) {
+            tracing::warn!(%error, "cannot make the memory budget resident ahead of its use");
+        }
+    }
+
     fn prepare(&self, file: File, bytes: u64) -> io::Result<OwnedFd> {
         let path = path_of(&self.directory, file);
         let unfinished = path.with_extension("tmp");

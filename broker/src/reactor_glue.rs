@@ -1,4 +1,6 @@
-//! The glue: operations of the shard to the reactor and its events back, file names to descriptors.
+//! The glue: operations of the shard to the reactor, its events back.
+//!
+//! It knows which descriptor a file name stands for, and puts into tokens what a completion must say again.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reactor::Reactor;
-use reactor::memory::Pool;
+use reactor::memory::{Pool, Toucher};
 
 use crate::cli::ServeArgs;
 use crate::config::{Config, ConfigError, Cores};
@@ -134,6 +134,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
 
 struct Prepared {
     event_loop: EventLoop,
+    toucher: Toucher,
     choice: Choice,
     waiting_text: String,
     core: Option<usize>,
@@ -180,12 +181,13 @@ fn prepare(
         heartbeat_ms: config.heartbeat_ms,
         fresh_directory_id,
     };
+    let toucher = pool.toucher();
     let shard = Shard::new(shard_config, files, pool)
         .map_err(|source| ServeError::Recovery { path: config.data_dir.display().to_string(), source })?;
     let stop = stop_on_signals(reactor.waker())?;
     let policy = WaitPolicy::new(mode);
     let event_loop = EventLoop { shard, reactor, glue, preparer, policy, stop };
-    Ok(Prepared { event_loop, choice, waiting_text, core })
+    Ok(Prepared { event_loop, toucher, choice, waiting_text, core })
 }
 
 fn run(
@@ -205,6 +207,7 @@ fn run(
     }
     let address = listener.local_addr().map_err(system("read the listener's address"))?;
     prepared.event_loop.listen(listener);
+    prepared.event_loop.preparer.touch(prepared.toucher.clone());
     say_ready(prepared, config, data_dir, address);
     prepared.event_loop.run_until(|_| false).map_err(failure)?;
     tracing::info!("stopped");
@@ -228,7 +231,7 @@ fn say_ready(prepared: &Prepared, config: &Config, data_dir: &DataDir, address: 
     // A closed stdout is no reason not to serve.
     let _ = writeln!(
         out,
-        "forebay ready on {address}, {core}, {}, data in {}{volatile} ({recovered}), durability: {}, ring: {}",
+        "forebay ready on {address}, {core}, waiting: {}, data in {}{volatile} ({recovered}), durability: {}, ring: {}",
         prepared.waiting_text,
         config.data_dir.display(),
         prepared.choice.text,
@@ -281,13 +284,12 @@ fn pin(cores: Cores, cpus: &[usize]) -> Result<Option<usize>, ServeError> {
 /// Where a CPU quota throttles the process, a spin costs the time that the work needs.
 fn waiting(mode: WaitingMode) -> (WaitingMode, String) {
     match (mode, reactor::affinity::cpu_quota()) {
-        (WaitingMode::Adaptive, Some(quota)) => (
-            WaitingMode::Park,
-            format!("waiting: park (a CPU quota of {quota:.2} cores makes spinning costly)"),
-        ),
-        (WaitingMode::Adaptive, None) => (mode, "waiting: adaptive".to_owned()),
-        (WaitingMode::Park, _) => (mode, "waiting: park".to_owned()),
-        (WaitingMode::Busy, _) => (mode, "waiting: busy".to_owned()),
+        (WaitingMode::Adaptive, Some(quota)) => {
+            (WaitingMode::Park, format!("park (a CPU quota of {quota:.2} cores makes spinning costly)"))
+        }
+        (WaitingMode::Adaptive, None) => (mode, "adaptive".to_owned()),
+        (WaitingMode::Park, _) => (mode, "park".to_owned()),
+        (WaitingMode::Busy, _) => (mode, "busy".to_owned()),
     }
 }
 

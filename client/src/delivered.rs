@@ -139,7 +139,7 @@ mod tests {
         let payload = placed(10, &[b"value"]);
         let elsewhere = DeliveredBatches::new(partition(1), &payload).next().unwrap();
         assert_eq!(elsewhere.unwrap_err(), BatchError::Misplaced);
-        let mut moved = payload.clone();
+        let mut moved = payload;
         moved[80] ^= 1;
         let found = DeliveredBatches::new(partition(0), &moved).next().unwrap();
         assert_eq!(found.unwrap_err(), BatchError::Misplaced);

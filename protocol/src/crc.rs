@@ -1,4 +1,6 @@
-//! CRC-32C (Castagnoli), as RFC 3720 defines it, over several pieces without joining them.
+//! CRC-32C (Castagnoli), as RFC 3720 defines it.
+//!
+//! Over one piece, or over several without joining them.
 
 use crc_fast::{CrcAlgorithm, Digest};
 

@@ -1,4 +1,6 @@
-//! Envelopes: the FlatBuffers tables of cold requests, verified once with tight limits.
+//! Envelopes: the FlatBuffers tables of cold requests.
+//!
+//! Verified once, with tight limits; what comes out of `read` is read without further checks.
 
 use flatbuffers::{FlatBufferBuilder, Follow, Verifiable, VerifierOptions};
 

@@ -15,11 +15,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use self::arena::Arena;
 use self::block::Block;
 use self::buddy::{BLOCK_PAGES_MAX, Buddy};
 
+pub use self::arena::Toucher;
 pub use self::buffer::{AppendBuffer, Buffer, Slice};
 pub use crate::parts::{SEND_PARTS_MAX, SendParts};
 
@@ -62,7 +64,7 @@ pub struct Pool {
 
 /// What the pool and every piece of its memory keep alive together.
 struct Inner {
-    arena: Arena,
+    arena: Arc<Arena>,
     buddy: RefCell<Buddy>,
     /// References to the block that starts at this page; meaningless at other pages.
     references: Box<[Cell<u32>]>,
@@ -80,7 +82,7 @@ impl Pool {
             return Err(MemoryError::TooLarge { bytes });
         }
         let bytes = blocks * BUFFER_BYTES_MAX;
-        let arena = Arena::map(bytes).map_err(|source| MemoryError::Map { bytes, source })?;
+        let arena = Arc::new(Arena::map(bytes).map_err(|source| MemoryError::Map { bytes, source })?);
         let references = vec![Cell::new(0); bytes / PAGE].into_boxed_slice();
         let buddy = RefCell::new(Buddy::new(blocks as u32));
         Ok(Self { inner: Rc::new(Inner { arena, buddy, references }) })
@@ -100,6 +102,11 @@ impl Pool {
     /// Bytes in buffers and slices, each with its whole block.
     pub fn used_bytes(&self) -> usize {
         self.inner.buddy.borrow().pages_used() as usize * PAGE
+    }
+
+    /// For making all of it resident from another thread.
+    pub fn toucher(&self) -> Toucher {
+        Toucher(Arc::clone(&self.inner.arena))
     }
 
     /// Bytes in all.
@@ -145,6 +152,20 @@ mod tests {
         assert!(pool.buffer(1).is_none());
         drop(all);
         assert!(pool.buffer(1).is_some());
+    }
+
+    #[test]
+    fn touched_memory_keeps_its_contents_and_may_outlive_the_pool() {
+        let pool = pool();
+        let mut buffer = pool.buffer(PAGE).unwrap();
+        buffer[17] = 42;
+        let toucher = pool.toucher();
+        let thread = std::thread::spawn(move || toucher.touch(&std::sync::atomic::AtomicBool::new(false)));
+        assert!(thread.join().unwrap().is_ok());
+        assert_eq!(buffer[17], 42);
+        let toucher = pool.toucher();
+        drop((buffer, pool));
+        assert!(toucher.touch(&std::sync::atomic::AtomicBool::new(false)).is_ok());
     }
 
     #[test]

@@ -2,18 +2,20 @@
 //!
 //! Each test runs a floor of its own on a thread that ends with the process.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "serve/counting_allocator.rs"]
+mod counting_allocator;
+
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use counting_allocator::{ALLOCATIONS, COUNTED, Counting};
 use floor::disk_only::{self, DiskOptions};
 use floor::{Durability, FloorError, Options};
 use protocol::batch::{BatchBuilder, Record};
@@ -23,6 +25,9 @@ use protocol::ids::CorrelationId;
 use protocol::status::Status;
 use protocol::wire::{HelloResponse, StatsResponse, TopicDescription};
 use zerocopy::{FromBytes, IntoBytes};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// A peer that hears nothing for so long fails its test.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -294,48 +299,5 @@ impl Peer {
         let (header, _) = self.receive();
         assert_eq!((header.opcode, header.status.get()), (Opcode::Produce as u8, Status::Ok as u16));
         (header.correlation_id.get(), header.subject.get())
-    }
-}
-
-/// Counts what the threads allocate that asked for it.
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static COUNTED: Cell<bool> = const { Cell::new(false) };
-}
-
-fn count() {
-    if COUNTED.get() {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps this function's contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps this function's contract, which is the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps this function's contract, which is the same.
-        unsafe { System.realloc(pointer, layout, new_bytes) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps this function's contract, which is the same.
-        unsafe { System.dealloc(pointer, layout) }
     }
 }

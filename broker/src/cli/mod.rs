@@ -61,7 +61,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     Serve(ServeArgs),
     /// Create, list, describe and delete topics
-    #[command(subcommand, after_help = EXIT_CODES)]
+    #[command(subcommand)]
     Topic(TopicCommand),
     /// Send records, one for each line of the input
     #[command(after_help = EXIT_CODES)]

@@ -1,4 +1,6 @@
-//! Where blocks lie in the journal's files: one after another, none across a file's end.
+//! Where blocks lie in the journal's files.
+//!
+//! One after another, none across a file's end: what is left of a file that is too short for a block stays as it is.
 
 /// A place for a block: byte `position` of file `file`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,6 @@
-//! A journal block while it fills: entries are copied in and summed as they come, the header comes last.
+//! A journal block while it fills.
+//!
+//! Entries are copied in and summed as they come; header and padding come last, when it is sealed.
 
 use protocol::batch::{BatchHeader, BrokerFields};
 use protocol::crc::Crc32c;

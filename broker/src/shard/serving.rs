@@ -1,4 +1,6 @@
 //! The serving shard: its tables, and what it does in a turn.
+//!
+//! The families of requests are in files of their own; this one has what they share.
 
 use std::collections::VecDeque;
 

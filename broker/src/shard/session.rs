@@ -1,4 +1,6 @@
 //! The session: greeting, farewell, refusals and counters.
+//!
+//! Every answer with an envelope is made here, small ones in the control buffer, large ones in a buffer of their own.
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
 use protocol::envelope;

@@ -1,4 +1,6 @@
-//! The durable state of a shard: what entries change, the same for live traffic and for replay.
+//! The durable state of a shard: what entries change.
+//!
+//! Live traffic and replay call the same `apply`, so recovery is the normal path.
 
 use protocol::ids::Handle;
 use reactor::memory::Pool;

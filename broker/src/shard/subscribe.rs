@@ -1,4 +1,6 @@
 //! Subscriptions: where each consumer stands, and how much it may still be sent.
+//!
+//! A partition that has something new wakes the cursors that read it; `deliver` serves them while there is credit.
 
 use protocol::envelope;
 use protocol::frame::{CreditGrant, Frame, FrameHeader, Opcode};

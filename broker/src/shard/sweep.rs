@@ -1,4 +1,6 @@
-//! The sweep: now and then every connection is looked at for silence, stalls and, at a shutdown, farewell.
+//! The sweep: now and then every connection is looked at.
+//!
+//! For silence, for stalls of either direction and, at a shutdown, for its farewell.
 
 use protocol::frame::{FrameHeader, Opcode};
 use protocol::ids::CorrelationId;

@@ -84,9 +84,9 @@ impl ClientError {
         }
     }
 
-    /// Whether the connection is at its end by it.
-    pub(super) fn ends_connection(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Io(_) | Self::Protocol(_) | Self::GoAway { .. })
+    /// Whether a request that was sent has no answer after it, and will get none.
+    pub(super) fn leaves_open(&self) -> bool {
+        matches!(self, Self::Io(_) | Self::Protocol(_) | Self::GoAway { .. } | Self::TimedOut)
     }
 }
 

@@ -90,7 +90,9 @@ impl Link {
             self.move_bytes()?;
         }
         self.connection.on_tick(self.clock.now_ns())?;
-        self.write()
+        // A heartbeat, perhaps. If the socket is broken, the next pass finds it out, and reads what is left first.
+        let _ = self.write();
+        Ok(())
     }
 
     /// Hands over what waits, as far as the socket takes it.
@@ -162,10 +164,11 @@ impl Link {
     /// Writes and reads what the socket takes and has; true if something was read.
     fn move_bytes(&mut self) -> Result<bool, ClientError> {
         let written = self.write();
-        // Answers that arrived before the connection broke still count.
-        let is_read = self.read()?;
-        written?;
-        Ok(is_read)
+        if self.read()? {
+            // Answers that arrived before the connection broke still count: first they are read, all of them.
+            return Ok(true);
+        }
+        written.map(|()| false)
     }
 
     /// One read: the caller takes the events before the next, so the buffer stays small.

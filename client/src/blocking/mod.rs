@@ -233,10 +233,7 @@ impl Client {
         take: impl FnOnce(Event<'_>) -> Option<T>,
     ) -> Result<T, ClientError> {
         let (answer, was_sent) = self.call(make, take)?;
-        answer.map_err(|error| {
-            let is_open = error.ends_connection() || matches!(error, ClientError::TimedOut);
-            if was_sent && is_open { ClientError::Unknown } else { error }
-        })
+        answer.map_err(|error| if was_sent && error.leaves_open() { ClientError::Unknown } else { error })
     }
 
     /// Makes a request and waits for its answer. Tells also whether any byte of the request left, if it failed.
@@ -257,7 +254,7 @@ impl Client {
         let answer = link.answer(correlation, until_ns, take);
         let was_sent = !link.connection.is_unsent(correlation);
         // A late answer would find nobody: after a time-out the next call starts afresh.
-        let is_over = matches!(&answer, Err(error) if error.ends_connection() || matches!(error, ClientError::TimedOut));
+        let is_over = answer.as_ref().is_err_and(ClientError::leaves_open);
         if !is_over {
             self.link = Some(link);
         }

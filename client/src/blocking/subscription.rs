@@ -164,6 +164,9 @@ impl Subscription {
                 self.from = partition;
             }
             Event::Refused(refusal) => return Err(refusal.into()),
+            Event::SubscriptionEnded { status, .. } => {
+                return Err(ClientError::Refused { status, retry_after_us: 0, detail: None, valid: None });
+            }
             Event::GoAway { status, message } => {
                 self.goodbye = Some(ClientError::GoAway { status, message });
             }

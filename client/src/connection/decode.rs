@@ -5,7 +5,7 @@
 
 use flatbuffers::{Follow, Verifiable};
 use protocol::frame::{FLAG_ANSWER, FRAME_HEADER_BYTES, Frame, Opcode};
-use protocol::ids::{Handle, Offset, SubscriptionId};
+use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
 use protocol::limits::{
     ALIGNMENT, ERROR_MESSAGE_BYTES_MAX, FRAME_BYTES_MAX, PROTOCOL_VERSION, RECORD_BYTES_MAX,
 };
@@ -98,6 +98,11 @@ fn decode_refusal(opcode: Opcode, status: Status, frame: Frame<'_>) -> Result<Ev
         return Err(ConnectionError::UnexpectedFrame(opcode));
     }
     let detail = read_detail(opcode, frame)?;
+    if opcode == Opcode::Unsubscribe && frame.header.correlation() == CorrelationId(0) {
+        // Nobody asked: the broker ends the subscription by itself.
+        let subscription = SubscriptionId(frame.header.subject.get());
+        return Ok(Event::SubscriptionEnded { subscription, status });
+    }
     // A refused produce carries no envelope; its hint stands in the subject.
     let is_hinted = opcode == Opcode::Produce && status.is_retryable();
     let retry_after_us = if is_hinted { frame.header.subject.get() } else { detail.retry_after_us };

@@ -1,4 +1,7 @@
 //! What can be wrong with a connection, and with a request before it is sent.
+//!
+//! Both are small and `Copy`: text is made where it is shown. A `ConnectionError` ends the connection, a
+//! `RequestError` changes nothing.
 
 use protocol::frame::{FrameError, Opcode};
 

@@ -56,6 +56,13 @@ pub enum Event<'a> {
         /// The subscription that ended.
         subscription: SubscriptionId,
     },
+    /// The broker ended a subscription, because its topic is gone: no deliveries will follow.
+    SubscriptionEnded {
+        /// The subscription that ended.
+        subscription: SubscriptionId,
+        /// Why.
+        status: Status,
+    },
     /// Batches of one partition, not yet checked: see `delivered::DeliveredBatches`.
     Delivered {
         /// Whose credit was used.
@@ -85,7 +92,8 @@ pub enum Event<'a> {
         /// The counters.
         stats: Box<Stats>,
     },
-    /// The broker is about to close the connection. Requests are refused from now on; answers may still come.
+    /// The broker is about to close the connection. From now on requests are refused and nothing leaves; answers may
+    /// still come.
     GoAway {
         /// Why.
         status: Status,
@@ -108,7 +116,10 @@ impl Event<'_> {
             | Self::Unsubscribed { correlation, .. }
             | Self::Fetched { correlation, .. }
             | Self::Stats { correlation, .. } => Some(*correlation),
-            Self::HelloDone(_) | Self::Delivered { .. } | Self::GoAway { .. } => None,
+            Self::HelloDone(_)
+            | Self::SubscriptionEnded { .. }
+            | Self::Delivered { .. }
+            | Self::GoAway { .. } => None,
         }
     }
 }

@@ -43,6 +43,11 @@ impl Ledger {
         self.grants.as_ref()
     }
 
+    /// Whether the broker refused `Hello` or said that it goes away.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving
+    }
+
     pub(super) fn frame_bytes_max(&self) -> u32 {
         self.grants.as_ref().map_or(HELLO_FRAME_BYTES_MAX, |grants| grants.frame_bytes_max)
     }
@@ -61,11 +66,12 @@ impl Ledger {
         if frame_bytes > grants.frame_bytes_max as usize {
             return Err(RequestError::FrameTooLarge);
         }
-        let in_flight = self.produces.in_flight_bytes;
+        let requests = self.requests_in_flight();
+        let bytes = self.produces.in_flight_bytes + frame_bytes;
         // A single frame is always admitted when nothing else is in flight.
-        let fits = in_flight == 0 || in_flight + frame_bytes <= grants.window_bytes as usize;
-        let counts = self.requests_in_flight() < grants.requests_in_flight_max as usize;
-        if !fits || !counts || self.produces.entries.len() >= PRODUCE_SPAN_MAX {
+        let is_over_window = requests > 0 && bytes > grants.window_bytes as usize;
+        let is_over_count = requests >= grants.requests_in_flight_max as usize;
+        if is_over_window || is_over_count || self.produces.entries.len() >= PRODUCE_SPAN_MAX {
             return Err(RequestError::WindowFull);
         }
         Ok(())
@@ -139,6 +145,9 @@ impl Ledger {
     fn on_answer(&mut self, header: &FrameHeader, event: &Event<'_>) -> Result<(), ConnectionError> {
         let correlation = header.correlation();
         let unknown = ConnectionError::UnknownCorrelation(correlation.0);
+        if let Event::SubscriptionEnded { subscription, .. } = event {
+            return self.on_subscription_ended(*subscription);
+        }
         if header.opcode == Opcode::Produce as u8 {
             let is_open = is_produce(correlation) && self.produces.finish(correlation);
             return if is_open { Ok(()) } else { Err(unknown) };
@@ -187,6 +196,14 @@ impl Ledger {
             }
             _ => Ok(()),
         }
+    }
+
+    fn on_subscription_ended(&mut self, id: SubscriptionId) -> Result<(), ConnectionError> {
+        if !self.subscriptions.contains(&id) {
+            return Err(ConnectionError::UnknownSubscription(id.0));
+        }
+        self.end_subscription(id.0);
+        Ok(())
     }
 
     fn end_subscription(&mut self, subject: u64) {

@@ -3,8 +3,7 @@
 //! Whoever drives it hands in the bytes that arrive and the time, takes events, and moves `transmit` to the socket:
 //!
 //! ```text
-//! socket -> receive_space, on_received -> next_event ... -> requests -> transmit, transmitted -> socket
-//!                                 on_tick, at next_deadline_ns ^
+//! socket -> receive_space, on_received -> next_event -> requests, on_tick -> transmit, transmitted -> socket
 //! ```
 //!
 //! Take all events before handing in more bytes. Whatever was asked is answered by exactly one event, or is unknown
@@ -154,10 +153,11 @@ impl Connection {
         Some(event)
     }
 
-    /// The bytes that wait for the socket.
+    /// The bytes that wait for the socket. None after a goodbye: the broker reads nothing more, and what it never got
+    /// can be said to be unsent.
     #[must_use]
     pub fn transmit(&self) -> &[u8] {
-        self.transmit.waiting()
+        if self.ledger.is_leaving() { &[] } else { self.transmit.waiting() }
     }
 
     /// The socket took the first `byte_count` bytes of `transmit`.
@@ -214,10 +214,11 @@ impl Connection {
         self.ledger.grants().map(|grants| u64::from(grants.heartbeat_ms) * 1_000_000)
     }
 
-    /// `None` while bytes wait for the socket: behind them a heartbeat would say nothing.
+    /// `None` while bytes wait for the socket, because behind them a heartbeat would say nothing, and after a goodbye.
     fn heartbeat_deadline_ns(&self) -> Option<u64> {
         let interval_ns = self.heartbeat_interval_ns()?;
-        self.transmit().is_empty().then(|| self.last_sent_ns.saturating_add(interval_ns))
+        let may_send = self.transmit.waiting().is_empty() && !self.ledger.is_leaving();
+        may_send.then(|| self.last_sent_ns.saturating_add(interval_ns))
     }
 
     fn silence_deadline_ns(&self) -> u64 {

@@ -1,4 +1,7 @@
 //! The connection core against a fake broker: handshake, cutting, pipelining, window, heartbeats, and lies.
+//!
+//! The fake broker takes apart what the connection would send and answers with real frames; the clock is a number
+//! that each test chooses. A lie is a frame that is well-formed in itself and false in its place, or not even that.
 
 use protocol::frame::{FLAG_ANSWER, FRAME_HEADER_BYTES, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Offset, SubscriptionId};
@@ -253,6 +256,20 @@ fn subscription_delivers_until_it_ends() {
 }
 
 #[test]
+fn broker_may_end_a_subscription_by_itself() {
+    let mut connection = connected(Granted::default());
+    let correlation = subscribe(&mut connection, 5);
+    hear(&mut connection, &fake::subscribed(correlation, 5, &[(partition(0), 0)]));
+    let ended = FrameHeader::answer(Opcode::Unsubscribe, Status::UnknownTopic, CorrelationId(0), 5);
+    connection.on_bytes(0, &fake::bare(ended)).unwrap();
+    let expected = Event::SubscriptionEnded { subscription: SubscriptionId(5), status: Status::UnknownTopic };
+    assert_eq!(connection.next_event(), Some(expected));
+    subscribe(&mut connection, 5);
+    let other = FrameHeader::answer(Opcode::Unsubscribe, Status::UnknownTopic, CorrelationId(0), 6);
+    assert_eq!(connection.on_bytes(0, &fake::bare(other)), Err(ConnectionError::UnknownSubscription(6)));
+}
+
+#[test]
 fn fetched_batches_are_lent_from_the_buffer() {
     let mut connection = connected(Granted::default());
     let range = FetchRange { from: Offset(4), to: Offset(9), bytes_max: 1 << 16 };
@@ -325,6 +342,18 @@ fn goodbye_ends_the_asking_but_not_the_answers() {
     let batch = fake::batch_of(&[b"v"]);
     assert_eq!(connection.produce(partition(0), &batch, false), Err(RequestError::Closing));
     assert_eq!(hear(&mut connection, &fake::produced(first, 3)).len(), 1);
+}
+
+#[test]
+fn nothing_leaves_after_a_goodbye() {
+    let mut connection = connected(Granted::default());
+    let (first, second) = (produce(&mut connection), produce(&mut connection));
+    connection.transmitted(8);
+    hear(&mut connection, &fake::go_away(Status::ShuttingDown));
+    connection.on_tick(2 * SECOND_NS).unwrap();
+    assert!(connection.transmit().is_empty());
+    assert!(!connection.is_unsent(first));
+    assert!(connection.is_unsent(second));
 }
 
 #[test]

@@ -30,6 +30,13 @@ pub(super) enum Gate {
     Probing,
 }
 
+impl Gate {
+    /// Whether it is closed and a probe may be sent.
+    pub(super) fn is_due(self, now_ns: u64) -> bool {
+        matches!(self, Self::Closed { retry_at_ns } if now_ns >= retry_at_ns)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FrameState {
     Waiting,

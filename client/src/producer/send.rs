@@ -56,8 +56,8 @@ impl Producer {
     /// gate, which any `RESUMES` opens: also for frames of other partitions whose refusal is still on its way here,
     /// and then their successors would overtake them. So probes go out only when every answer is known, and alone.
     fn pass(&self, now_ns: u64) -> Pass {
-        let is_due = |number: &u16| matches!(self.lane(*number).gate, Gate::Closed { retry_at_ns } if now_ns >= retry_at_ns);
-        if self.lanes.len() <= GATES_MAX || !self.active.iter().any(is_due) {
+        let resumes = |number: &u16| self.lane(*number).gate.is_due(now_ns);
+        if self.lanes.len() <= GATES_MAX || !self.active.iter().any(resumes) {
             Pass::All
         } else if self.in_flight_count == 0 {
             Pass::Probes
@@ -69,7 +69,7 @@ impl Producer {
     fn may_send(&self, now_ns: u64, lane: &Lane, pass: Pass) -> bool {
         match lane.gate {
             Gate::Open => pass == Pass::All && lane.in_flight_count < self.options.frames_in_flight_max,
-            Gate::Closed { retry_at_ns } => lane.in_flight_count == 0 && now_ns >= retry_at_ns,
+            Gate::Closed { .. } => lane.in_flight_count == 0 && lane.gate.is_due(now_ns),
             Gate::Probing => false,
         }
     }

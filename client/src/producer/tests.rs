@@ -1,4 +1,7 @@
 //! The producer core over a real connection core and a fake broker: batching, windows, gates, and what is lost.
+//!
+//! Frames are compared as texts: the values of their records, with a `!` in front where the frame resumes. So the
+//! order in which things went out, and went out again, can be read off.
 
 use protocol::batch::Batch;
 use protocol::frame::FRAME_HEADER_BYTES;

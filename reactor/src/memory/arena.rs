@@ -5,6 +5,11 @@
 
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes that are made resident between two looks at the cancel flag.
+const TOUCH_BYTES: usize = 32 << 20;
 
 /// Alignment of the arena's base, so that every aligned 2 MiB of it can be one huge page.
 const HUGE_PAGE: usize = 2 << 20;
@@ -14,6 +19,44 @@ pub(super) struct Arena {
     mapping_bytes: usize,
     base: NonNull<u8>,
     bytes: usize,
+}
+
+// SAFETY: an arena is an address range. Its own methods hand out the base and give the kernel advice about the range;
+// who reads and writes the bytes is settled by `Block`, which stays on one thread.
+unsafe impl Send for Arena {}
+// SAFETY: as above; no method changes the arena.
+unsafe impl Sync for Arena {}
+
+/// Makes a pool's memory resident from another thread, so that its first use costs no page fault.
+#[derive(Clone)]
+pub struct Toucher(pub(super) Arc<Arena>);
+
+impl std::fmt::Debug for Toucher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Toucher").field("bytes", &self.0.bytes).finish()
+    }
+}
+
+impl Toucher {
+    /// Makes all of it resident, or what it gets to before `cancel` is set. Contents do not change.
+    ///
+    /// # Errors
+    /// What `madvise(2)` says: `ENOMEM` or `EFAULT` when there is not so much memory, `EINVAL` before Linux 5.14.
+    pub fn touch(&self, cancel: &AtomicBool) -> io::Result<()> {
+        for start in (0..self.0.bytes).step_by(TOUCH_BYTES) {
+            if cancel.load(Ordering::Relaxed) {
+                break;
+            }
+            let bytes = TOUCH_BYTES.min(self.0.bytes - start);
+            // SAFETY: `start` is less than the arena's length.
+            let address = unsafe { self.0.base.add(start) };
+            // SAFETY: the range lies inside the mapping, which `self` keeps; populating it changes no contents.
+            if unsafe { libc::madvise(address.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Arena {

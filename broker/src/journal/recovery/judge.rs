@@ -1,4 +1,6 @@
 //! The verdict on the first block that is not the successor of the one before: a torn tail, or rot.
+//!
+//! A torn tail was promised to nobody and is cut; rot in what was durable is never cut, only refused.
 
 use super::super::{BlockSequence, Place};
 use super::RecoveryError;
