@@ -113,6 +113,8 @@ impl ServeError {
 /// # Errors
 /// See `ServeError`.
 pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+    // Logs go to stderr; a program that embeds the server may have set up its own.
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).try_init();
     let config = Config::load(args)?;
     let data_dir = DataDir::open(&config.data_dir, config.volatile)?;
     check_direct_io(&data_dir)?;

@@ -89,13 +89,13 @@ pub struct ServeArgs {
     /// Memory for tails, reads and sends, such as 512MiB
     #[arg(long, value_name = "SIZE")]
     pub memory_bytes: Option<String>,
-    /// CPUs to run on, such as 2 or 0,2-3
-    #[arg(long, value_name = "LIST")]
+    /// CPU to run on, or 'none' to leave it to the scheduler; by default the first one allowed
+    #[arg(long, value_name = "CPU")]
     pub cores: Option<String>,
     /// How a core waits: adaptive, park or busy
     #[arg(long, value_name = "POLICY")]
     pub waiting: Option<String>,
-    /// Acknowledge without durability, on a directory made for it; for tests
+    /// Serve a data directory on tmpfs or ramfs, which a power cut empties
     #[arg(long)]
     pub volatile: bool,
 }

@@ -1,0 +1,331 @@
+//! The real binary on a real file system: it is killed under load, started again, and asked for everything.
+//!
+//! `SEED=<number>` repeats a kill loop's choices; `ROUNDS=<number>` makes it longer.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is the right answer")]
+
+#[path = "process/served.rs"]
+mod served;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use client::blocking::{Client, ClientError, Options, SubscribeOptions};
+use client::producer::{Outcome, Placement, ProducerOptions};
+use protocol::batch::Record;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use served::{Served, directory, forebay, serve_command, shared_log};
+
+/// Longer than any answer takes; only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn options() -> Options {
+    Options { reconnect_for: Duration::ZERO, ..Options::default() }
+}
+
+#[test]
+fn a_topic_and_its_lines_go_through_the_command_line() {
+    let data = directory();
+    let broker = Served::start(data.path());
+    broker.run_well(&["topic", "create", "orders", "--partitions", "3"]);
+    let list = String::from_utf8(broker.run_well(&["topic", "list"])).unwrap();
+    assert!(list.contains("orders"), "{list}");
+    let lines = data.path().join("lines.txt");
+    std::fs::write(&lines, "a:1\nb:2\nc:3\na:4\n").unwrap();
+    let said =
+        broker.run_well(&["produce", "orders", "--file", lines.to_str().unwrap(), "--key-separator", ":"]);
+    assert!(String::from_utf8(said).unwrap().starts_with("acknowledged 4 records"));
+    let consumed =
+        String::from_utf8(broker.run_well(&["consume", "orders", "--key-separator", ":"])).unwrap();
+    let mut consumed: Vec<&str> = consumed.lines().collect();
+    let of_a: Vec<&str> = consumed.iter().copied().filter(|line| line.starts_with("a:")).collect();
+    assert_eq!(of_a, ["a:1", "a:4"], "one key, one partition, in order");
+    consumed.sort_unstable();
+    assert_eq!(consumed, ["a:1", "a:4", "b:2", "c:3"]);
+    broker.run_well(&["topic", "delete", "orders"]);
+    assert_eq!(broker.run(&["topic", "describe", "orders"]).status.code(), Some(1));
+    assert_eq!(broker.terminate(), Some(0));
+}
+
+/// The real-input proof: every line in, the broker killed while a second produce runs, every acknowledged line back.
+fn lines_survive_a_kill(log: &Path) {
+    let data = directory();
+    let broker = Served::start(data.path());
+    let file = log.to_str().unwrap();
+    broker.run_well(&["produce", "logs", "--create", "--file", file]);
+
+    let twenty_times = data.path().join("twenty.log");
+    std::fs::write(&twenty_times, std::fs::read(log).unwrap().repeat(20)).unwrap();
+    let mut second = forebay()
+        .args(["--connect", &broker.address, "produce", "again", "--create", "--print-acked", "--file"])
+        .arg(&twenty_times)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let acked_before_the_kill = 200;
+    let mut broker = Some(broker);
+    let mut acked = Vec::new();
+    for line in BufReader::new(second.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        let Some(offset) = line.strip_prefix("0 ").and_then(|offset| offset.parse::<usize>().ok()) else {
+            break;
+        };
+        acked.push(offset);
+        if acked.len() == acked_before_the_kill {
+            broker.take().unwrap().kill();
+            // What it was told before is in the pipe and is read to its end.
+            second.kill().unwrap();
+        }
+    }
+    second.wait().unwrap();
+    assert!(acked.len() >= acked_before_the_kill);
+
+    let broker = Served::start(data.path());
+    let input = std::fs::read(log).unwrap();
+    assert_eq!(broker.run_well(&["consume", "logs"]), input, "the first produce, byte for byte");
+    let input = std::fs::read(&twenty_times).unwrap();
+    let sent: Vec<&[u8]> = input.split(|byte| *byte == b'\n').collect();
+    let stored = broker.run_well(&["consume", "again"]);
+    let stored: Vec<&[u8]> = stored.split(|byte| *byte == b'\n').collect();
+    for offset in &acked {
+        assert_eq!(stored[*offset], sent[*offset], "line {offset}");
+    }
+    println!("second produce: {} lines acknowledged, {} stored", acked.len(), stored.len() - 1);
+}
+
+#[test]
+fn real_log_lines_survive_a_kill() {
+    match shared_log() {
+        Some(log) => lines_survive_a_kill(&log),
+        None => println!("skipped: ../shared/data/apache_access_10k.log is not beside the checkout"),
+    }
+}
+
+#[test]
+fn made_up_log_lines_survive_a_kill() {
+    let data = directory();
+    let log = data.path().join("made-up.log");
+    let mut text = String::new();
+    for n in 0..10_000_u32 {
+        let path = "/a".repeat((n % 40) as usize);
+        writeln!(text, "10.0.{}.{} - - \"GET {path}/{n} HTTP/1.1\" 200 {}", n / 256 % 256, n % 256, n * 7)
+            .unwrap();
+    }
+    std::fs::write(&log, text).unwrap();
+    lines_survive_a_kill(&log);
+}
+
+/// What the client of the kill loop knows.
+#[derive(Default)]
+struct Ledger {
+    sent: u64,
+    /// Value by offset.
+    acked: BTreeMap<u64, u64>,
+    unknown: u64,
+}
+
+/// Produces until the broker is killed, at a random number of acknowledgements; keeps what was acknowledged.
+fn produce_until_killed(broker: Served, random: &mut ChaCha8Rng, ledger: &mut Ledger) {
+    let mut client = Client::connect(broker.address.as_str(), options()).unwrap();
+    let producer_options = ProducerOptions { batch_bytes_max: 2_048, ..ProducerOptions::default() };
+    let mut producer = client.producer("kill", producer_options).unwrap();
+    let kill_at = ledger.acked.len() + random.random_range(1..3_000);
+    let mut broker = Some(broker);
+    let first = ledger.sent;
+    loop {
+        if broker.is_some() {
+            let value = ledger.sent.to_le_bytes().repeat(random.random_range(1..40));
+            producer.send(Placement::Partition(0), &Record { value: &value, ..Record::default() }).unwrap();
+            ledger.sent += 1;
+        }
+        let lost = producer.poll(Duration::ZERO).is_err();
+        while let Some(result) = producer.next_result() {
+            let value = first + result.first.number();
+            match result.outcome {
+                Outcome::Acked { first_offset } => {
+                    let records = 0..u64::from(result.record_count);
+                    ledger.acked.extend(records.map(|n| (first_offset.0 + n, value + n)));
+                }
+                Outcome::Unknown => ledger.unknown += u64::from(result.record_count),
+                Outcome::Unsent => {}
+                Outcome::Failed { status } => panic!("refused: {status:?}"),
+            }
+        }
+        if broker.is_some() && ledger.acked.len() >= kill_at {
+            broker.take().unwrap().kill();
+        }
+        if lost || broker.is_none() && producer.poll(Duration::from_millis(10)).is_err() {
+            break;
+        }
+    }
+    producer.abandon();
+}
+
+/// Reads everything back and holds it against what the client knows.
+fn check_everything(broker: &Served, ledger: &Ledger) -> u64 {
+    let mut client = Client::connect(broker.address.as_str(), options()).unwrap();
+    let end = client.describe_topic("kill").unwrap().partitions[0].end_offset.0;
+    let mut subscription = client.subscribe("kill", SubscribeOptions::default()).unwrap();
+    let (mut next, mut seen) = (0, std::collections::BTreeSet::new());
+    while next < end {
+        let batch = subscription.next_batch(PATIENCE).unwrap().expect("the broker stopped in the middle");
+        for record in batch.records() {
+            assert_eq!(record.offset.0, next, "offsets are dense");
+            let value = u64::from_le_bytes(record.value[..8].try_into().unwrap());
+            assert!(
+                record.value.chunks(8).all(|chunk| chunk == value.to_le_bytes()),
+                "offset {next} is damaged"
+            );
+            assert!(value < ledger.sent, "offset {next} holds what nobody sent");
+            assert!(seen.insert(value), "value {value} is there twice");
+            if let Some(acked) = ledger.acked.get(&next) {
+                assert_eq!(*acked, value, "offset {next} changed after it was acknowledged");
+            }
+            next += 1;
+        }
+    }
+    let last_acked = ledger.acked.keys().next_back().map_or(0, |offset| offset + 1);
+    assert!(last_acked <= end, "acknowledged up to {last_acked}, stored up to {end}");
+    end
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_over_many_kills() {
+    let seed = std::env::var("SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(7_440);
+    let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    println!("SEED={seed} ROUNDS={rounds}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let (data, mut ledger) = (directory(), Ledger::default());
+    let broker = Served::start(data.path());
+    broker.run_well(&["topic", "create", "kill"]);
+    broker.kill();
+    for round in 0..rounds {
+        let broker = Served::start(data.path());
+        produce_until_killed(broker, &mut random, &mut ledger);
+        let broker = Served::start(data.path());
+        let stored = check_everything(&broker, &ledger);
+        println!(
+            "round {round}: {} acknowledged, {} unknown, {stored} stored",
+            ledger.acked.len(),
+            ledger.unknown
+        );
+        broker.kill();
+    }
+    assert!(!ledger.acked.is_empty());
+}
+
+#[test]
+fn a_clean_shutdown_and_a_restart_keep_everything() {
+    let data = directory();
+    let broker = Served::start(data.path());
+    assert!(broker.ready_line.contains("durability: "), "{}", broker.ready_line);
+    let lines = data.path().join("lines.txt");
+    std::fs::write(&lines, "one\ntwo\n").unwrap();
+    broker.run_well(&["produce", "t", "--create", "--file", lines.to_str().unwrap()]);
+    assert_eq!(broker.terminate(), Some(0));
+    let broker = Served::start(data.path());
+    assert!(!broker.ready_line.contains("cut"), "a clean end leaves no torn tail: {}", broker.ready_line);
+    assert_eq!(broker.run_well(&["consume", "t", "--from", "1"]), b"two\n");
+}
+
+#[test]
+fn a_second_broker_on_the_same_directory_or_port_says_what_is_wrong() {
+    let data = directory();
+    let broker = Served::start(data.path());
+    let output = serve_command(data.path()).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{message}");
+    assert!(message.contains("in use by process"), "{message}");
+    let other = directory();
+    let output = forebay()
+        .args(["serve", "--cores=none", "--journal-bytes=32MiB", "--listen", &broker.address, "--data-dir"])
+        .arg(other.path())
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("cannot listen on"), "{message}");
+}
+
+#[test]
+fn a_directory_in_memory_is_refused_unless_it_is_meant() {
+    let Ok(data) = tempfile::tempdir_in("/dev/shm") else {
+        println!("skipped: no tmpfs at /dev/shm");
+        return;
+    };
+    let output = serve_command(data.path()).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{message}");
+    assert!(message.contains("--volatile"), "{message}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_its_exit_code() {
+    let data = directory();
+    let broker = Served::start(data.path());
+    let refused = broker.run(&["consume", "nothing"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("nothing"));
+    assert_eq!(broker.run(&["topic", "create", "a b"]).status.code(), Some(1));
+    assert_eq!(broker.run(&["no-such-command"]).status.code(), Some(2));
+    let address = broker.address.clone();
+    broker.kill();
+    let gone = forebay().args(["--connect", &address, "topic", "list"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(3), "{}", String::from_utf8_lossy(&gone.stderr));
+}
+
+#[test]
+fn a_rotten_block_that_was_acknowledged_refuses_the_start() {
+    let data = directory();
+    let broker = Served::start(data.path());
+    let lines = data.path().join("lines.txt");
+    std::fs::write(&lines, "one\ntwo\n").unwrap();
+    for _ in 0..3 {
+        broker.run_well(&["produce", "t", "--create", "--file", lines.to_str().unwrap()]);
+    }
+    assert_eq!(broker.terminate(), Some(0));
+    let journal = data.path().join("journal-00000");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[4096 + 200] ^= 1;
+    std::fs::write(&journal, &bytes).unwrap();
+    let output = serve_command(data.path()).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{message}");
+    assert!(message.contains("corruption of acknowledged data"), "{message}");
+    assert_eq!(std::fs::read(&journal).unwrap(), bytes, "nothing was changed");
+}
+
+#[test]
+fn a_full_journal_answers_disk_full_and_still_serves_what_it_has() {
+    let data = directory();
+    let broker = Served::start(data.path());
+    let mut client = Client::connect(broker.address.as_str(), options()).unwrap();
+    client.create_topic("full", 1).unwrap();
+    let refuse_at_once = ProducerOptions { refusals_max: Some(1), ..ProducerOptions::default() };
+    let mut producer = client.producer("full", refuse_at_once).unwrap();
+    let (mut acked, mut refused) = (0, false);
+    while !refused {
+        let sent =
+            producer.send(Placement::Partition(0), &Record { value: &[7; 60_000], ..Record::default() });
+        assert!(matches!(sent, Ok(_) | Err(ClientError::Push(_))), "{sent:?}");
+        producer.poll(Duration::ZERO).unwrap();
+        while let Some(result) = producer.next_result() {
+            match result.outcome {
+                Outcome::Acked { .. } => acked += u64::from(result.record_count),
+                Outcome::Failed { status } => refused |= status == protocol::status::Status::DiskFull,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    client.create_topic("still-possible", 1).unwrap();
+    assert!(client.describe_topic("full").unwrap().partitions[0].end_offset.0 >= acked);
+    broker.kill();
+    let broker = Served::start(data.path());
+    let list = String::from_utf8(broker.run_well(&["topic", "list"])).unwrap();
+    assert!(list.contains("still-possible"), "{list}");
+}
