@@ -117,7 +117,8 @@ fn produce(criterion: &mut Criterion) {
     for (records, bytes) in [(1, 128), (1, 1024), (2, 1024)] {
         let handle = Handle::new(TopicKey { slot: 0, generation: 1 }, 0);
         let batch = batch_of(records, bytes);
-        let header = FrameHeader::new(Opcode::Produce, CorrelationId(2), handle.0).with_lengths(0, batch.len());
+        let header =
+            FrameHeader::new(Opcode::Produce, CorrelationId(2), handle.0).with_lengths(0, batch.len());
         let frames = [header.as_bytes(), &batch[..]].concat().repeat(FRAMES_PER_TURN);
         group.throughput(Throughput::Elements((FRAMES_PER_TURN * TURNS_PER_SHARD * records) as u64));
         group.bench_function(BenchmarkId::from_parameter(format!("{records}x{bytes}")), |bencher| {

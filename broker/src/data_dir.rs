@@ -150,18 +150,22 @@ fn file_of(name: &str) -> Option<File> {
         return Some(File::Superblock);
     }
     let digits = name.strip_prefix("journal-")?;
-    let number = digits.parse().ok()?;
-    (digits.len() == 5).then_some(File::Journal(number))
+    let is_number = digits.len() == 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| digits.parse().ok().map(File::Journal))?
 }
 
-/// Makes the directory, and its name durable in its parent.
+/// Makes the directory, and its name durable, with those of all directories above it: an earlier start may have
+/// made them and died.
 fn create_durable(path: &Path) -> std::io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
     fs::create_dir_all(path)?;
-    let absolute = path.canonicalize()?;
-    absolute.parent().map_or(Ok(()), sync_directory)
+    for above in path.canonicalize()?.ancestors().skip(1) {
+        match sync_directory(above) {
+            // A directory that may not be read was not made by us.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 #[allow(clippy::disallowed_methods, reason = "a start waits for the lock of a process that is ending")]
@@ -194,7 +198,9 @@ mod tests {
             let path = path_of(Path::new("d"), file);
             assert_eq!(file_of(path.file_name().unwrap().to_str().unwrap()), Some(file));
         }
-        assert_eq!(file_of("journal-1"), None);
+        for name in ["journal-1", "journal-+0001", "journal-000001"] {
+            assert_eq!(file_of(name), None, "{name}");
+        }
     }
 
     #[test]

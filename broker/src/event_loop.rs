@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use reactor::{ListenerId, Reactor};
 
-use crate::io::{Completion, Mail, Now, Op};
+use crate::io::{Completion, Mail, Now};
 use crate::limits::COMPLETIONS_PER_TURN_MAX;
 use crate::metrics::ProcessGauges;
 use crate::preparer::Preparer;
@@ -47,7 +47,7 @@ impl EventLoop {
         self.carry_out();
         loop {
             let mut wait = self.shard.wait();
-            wait.work_left |= work_left;
+            wait.work_left |= work_left | self.glue.queue_backlog(&mut self.reactor);
             let now = self.wait(wait);
             let metrics = self.shard.metrics();
 
@@ -122,11 +122,10 @@ impl EventLoop {
     }
 
     fn carry_out(&mut self) {
-        let waker = &self.reactor.waker();
         let Self { shard, reactor, glue, preparer, .. } = self;
         for op in shard.ops() {
-            if let Some(PrepareRequest { file, bytes }) = carry_out_one(glue, reactor, op) {
-                preparer.request(file, bytes, waker.clone());
+            if let Some(PrepareRequest { file, bytes }) = glue.queue(reactor, op) {
+                preparer.request(file, bytes, reactor.waker());
             }
         }
     }
@@ -143,8 +142,4 @@ impl EventLoop {
             spin_ns: self.reactor.counters().spin_ns,
         }
     }
-}
-
-fn carry_out_one(glue: &Glue, reactor: &mut Reactor, op: Op) -> Option<PrepareRequest> {
-    glue.queue(reactor, op)
 }

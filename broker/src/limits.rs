@@ -13,6 +13,8 @@ pub const PAGE_BYTES: usize = 4096;
 pub const JOURNAL_BLOCKS_IN_FLIGHT_MAX: usize = 4;
 /// Length at which a journal block is closed: one request within what block layers take in one piece.
 pub const JOURNAL_BLOCK_BYTES: usize = 512 << 10;
+/// Longest journal block: the largest frame's batches, headers, padding.
+pub const JOURNAL_BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX + PAGE_BYTES;
 /// Entries in one block: the low 16 bits of an LSN.
 pub const JOURNAL_ENTRIES_PER_BLOCK_MAX: u32 = 65_535;
 /// Bytes appended and not yet durable; beyond it producers get `Busy`.
@@ -73,8 +75,8 @@ pub const WAITERS_MAX: usize = 65_536;
 pub const GATES_PER_CONNECTION_MAX: usize = 64;
 /// Subscriptions of one connection.
 pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 1_024;
-/// Partition cursors of one subscription.
-pub const CURSORS_PER_SUBSCRIPTION_MAX: usize = PARTITIONS_PER_TOPIC_MAX as usize;
+/// Partition cursors of all subscriptions of one connection: about half a megabyte of memory.
+pub const CURSORS_PER_CONNECTION_MAX: usize = 4 * PARTITIONS_PER_TOPIC_MAX as usize;
 /// Tail bytes in flight of a connection, or one batch when that is longer.
 pub const DELIVERY_IN_FLIGHT_BYTES_MAX: usize = 256 << 10;
 /// Bytes that one subscription's partition may send before the next has its turn.
@@ -89,6 +91,12 @@ pub const FRAME_STALL_NS: u64 = 30_000_000_000;
 pub const HELLO_TIMEOUT_NS: u64 = 10_000_000_000;
 /// Default interval of heartbeats; three silent ones end a connection.
 pub const HEARTBEAT_MS_DEFAULT: u32 = 5_000;
+/// How long a connection that is told to go may take to read that and close.
+pub const LEAVING_NS: u64 = 1_000_000_000;
+/// Longest frame of a peer that has not been greeted: it fits into the ordinary buffer.
+pub const GREETING_BYTES_MAX: u32 = 64 << 10;
+/// Room in a frame for its header and the envelope of an answer, beside the longest batch.
+pub const ANSWER_OVERHEAD_BYTES: usize = 4 << 10;
 /// How often connections are looked at for time-outs.
 pub const SWEEP_INTERVAL_NS: u64 = 100_000_000;
 /// How long a shutdown waits for commits and sends before it closes what is left.
@@ -101,6 +109,11 @@ pub const MAIL_PER_TURN_MAX: usize = 64;
 /// Operations that the reactor may have in flight: a receive and a send for each connection, and the disk's.
 pub const OPERATIONS_MAX: usize = 2 * CONNECTIONS_MAX + 64;
 
+/// Memory that tails leave to connections, blocks and answers, so that a full broker can still be asked and mended:
+/// this part of the budget, at most `MEMORY_RESERVE_BYTES_MAX`.
+pub const MEMORY_RESERVE_PART: usize = 8;
+/// See `MEMORY_RESERVE_PART`.
+pub const MEMORY_RESERVE_BYTES_MAX: usize = 64 << 20;
 /// Memory beside the tails: receive and control buffers of ordinary load, blocks, recovery's reads.
 pub const MEMORY_BESIDE_TAILS_BYTES: u64 = 256 << 20;
 
@@ -114,6 +127,9 @@ const _: () = assert!(
         < CONTROL_BUFFER_BYTES
 );
 const _: () = assert!(LARGE_ANSWERS_UNSENT_MAX + (COLD_REQUESTS_IN_FLIGHT_MAX as usize) < LARGE_ANSWERS_MAX);
+const _: () = assert!(GREETING_BYTES_MAX as usize <= RECEIVE_BUFFER_BYTES);
+const _: () = assert!(JOURNAL_BLOCK_BYTES_MAX <= reactor::memory::BUFFER_BYTES_MAX);
+const _: () = assert!(2 * MEMORY_RESERVE_BYTES_MAX as u64 <= MEMORY_BESIDE_TAILS_BYTES);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN == PAGE_BYTES);
 const _: () = assert!(PARTITIONS_MAX >= TOPICS_MAX);
 const _: () = assert!(WINDOW_BYTES_DEFAULT as usize <= JOURNAL_PENDING_BYTES_MAX);

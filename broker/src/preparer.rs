@@ -119,6 +119,11 @@ impl Worker {
     fn prepare(&self, file: File, bytes: u64) -> io::Result<OwnedFd> {
         let path = path_of(&self.directory, file);
         let unfinished = path.with_extension("tmp");
+        // What an earlier start left of it may be longer than what is wanted now.
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let result = self.write(&unfinished, bytes);
         if result.is_err() {
             // Gives the space back; it is made again from the start.

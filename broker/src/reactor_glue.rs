@@ -2,7 +2,7 @@
 //!
 //! It knows which descriptor a file name stands for, and puts into tokens what a completion must say again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 use reactor::{Errno, Event, FileId, Operation, Reactor, SocketId, Token as ReactorToken, WriteSync};
@@ -13,6 +13,9 @@ use crate::io::{Completion, File, IoError, Op, Socket, Sync, Token};
 #[derive(Debug, Default)]
 pub struct Glue {
     files: BTreeMap<File, FileId>,
+    /// What the kernel did not take for the moment, in order. Bounded as all operations are: by what connections and
+    /// disk may have in flight.
+    backlog: VecDeque<(ReactorToken, Operation)>,
 }
 
 /// What the ring cannot do itself.
@@ -31,7 +34,7 @@ impl Glue {
     }
 
     /// Hands an operation to the reactor. Gives back what it cannot do.
-    pub fn queue(&self, reactor: &mut Reactor, op: Op) -> Option<PrepareRequest> {
+    pub fn queue(&mut self, reactor: &mut Reactor, op: Op) -> Option<PrepareRequest> {
         let (token, operation) = match op {
             Op::Receive { socket, buffer, start, poll_first } => {
                 let operation = Operation::Receive { socket: id_of(socket), buffer, start, poll_first };
@@ -57,10 +60,20 @@ impl Glue {
             }
             Op::Flush { token, file } => (disk_token(token, 0), Operation::Flush { file: self.id(file) }),
         };
-        // Sized by the sum of what connections and disk may have in flight.
-        let queued = reactor.queue(token, operation);
-        assert!(queued.is_ok(), "more operations in flight than limits::OPERATIONS_MAX");
+        self.backlog.push_back((token, operation));
+        self.queue_backlog(reactor);
         None
+    }
+
+    /// Hands on what was kept back. Returns whether something is still kept.
+    pub fn queue_backlog(&mut self, reactor: &mut Reactor) -> bool {
+        while let Some((token, operation)) = self.backlog.pop_front() {
+            if let Err(operation) = reactor.queue(token, operation) {
+                self.backlog.push_front((token, operation));
+                break;
+            }
+        }
+        !self.backlog.is_empty()
     }
 
     fn id(&self, file: File) -> FileId {

@@ -3,7 +3,7 @@
 //! Lock the directory, take the port, set up the ring, choose how to be durable, recover; only then listen and say
 //! so. Every failure is one line that names what is wrong and how to mend it.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,7 +114,11 @@ impl ServeError {
 /// See `ServeError`.
 pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     // Logs go to stderr; a program that embeds the server may have set up its own.
-    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
     let config = Config::load(args)?;
     let data_dir = DataDir::open(&config.data_dir, config.volatile)?;
     check_direct_io(&data_dir)?;
@@ -149,6 +153,8 @@ fn prepare(
     cpus: &[usize],
     core: Option<usize>,
 ) -> Result<Prepared, ServeError> {
+    let host = reactor::probe::probe()?;
+    tracing::debug!(?host, "this host can run the ring");
     let mut reactor = Reactor::new(reactor::Config {
         operations_max: OPERATIONS_MAX as u32,
         sockets_max: CONNECTIONS_MAX as u32,

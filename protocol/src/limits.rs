@@ -13,8 +13,8 @@ pub const RECORD_BYTES_MAX: usize = 8 << 20;
 /// Longest frame, header included, in bytes.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
-/// Longest batch, header included: what fits into a frame beside its header.
-pub const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX - crate::frame::FRAME_HEADER_BYTES;
+/// Longest batch, header included: what fits into a frame beside its header and the envelope of an answer.
+pub const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX - (4 << 10);
 
 /// Most records in one batch; bounds the work of one check.
 pub const RECORDS_PER_BATCH_MAX: usize = 65_536;

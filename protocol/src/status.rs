@@ -37,6 +37,8 @@ pub enum Status {
     HelloRequired = 22,
     /// A field or value that is drawn in the format and not built yet.
     Unsupported = 23,
+    /// The peer was silent, or slow with a frame, for longer than a named time.
+    TimedOut = 24,
 
     /// A batch header, index or length lies.
     InvalidBatch = 32,
@@ -73,7 +75,7 @@ pub enum Status {
 
 impl Status {
     /// Every code, in the order of their numbers.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Ok,
         Self::Busy,
         Self::DiskFull,
@@ -88,6 +90,7 @@ impl Status {
         Self::RecordTooLarge,
         Self::HelloRequired,
         Self::Unsupported,
+        Self::TimedOut,
         Self::InvalidBatch,
         Self::CorruptBatch,
         Self::UnknownTopic,

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!  0 magic "FBJRNL01"   8 epoch   12 shard  14 kind   16 sequence   24 block length   28 content length
-//! 32 entry count  36 predecessor's CRC  40 durable LSN  48 zeros  60 CRC | entries | zeros up to 4 KiB
+//! 32 entry count  36 predecessor's CRC  40 durable LSN  48 header CRC  52 zeros  60 CRC | entries | zeros to 4 KiB
 //! ```
 //!
-//! The CRC is seeded with the directory's id, the epoch and the sequence, and covers every entry (of a batch only
-//! its header, whose own CRC covers the rest) and then bytes 0..60. A block of an older use of the file, of another
-//! directory, or inside somebody's payload can therefore never pass for one in its place.
+//! Both CRCs are seeded with the directory's id, the epoch and the sequence. The header CRC covers bytes 0..48: it is
+//! enough to believe the header, and no length is followed before it matches. The CRC covers every entry (of a batch
+//! only its header, whose own CRC covers the rest) and then bytes 0..60. A block of an older use of the file, of
+//! another directory, or inside somebody's payload can therefore never pass for one in its place.
 
 use protocol::batch::{BATCH_HEADER_BYTES, Batch, BatchHeader};
 use protocol::crc::Crc32c;
@@ -17,13 +18,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::entry::{ENTRY_HEADER_BYTES, EntryHeader, EntryKind};
 use super::{BlockSequence, Epoch, Lsn};
-use crate::limits::{JOURNAL_ENTRIES_PER_BLOCK_MAX, PAGE_BYTES};
+use crate::limits::{JOURNAL_BLOCK_BYTES_MAX, JOURNAL_ENTRIES_PER_BLOCK_MAX, PAGE_BYTES};
 
 /// Length of the block header, in bytes.
 pub const BLOCK_HEADER_BYTES: usize = 64;
 /// First eight bytes of every block.
 pub const BLOCK_MAGIC: [u8; 8] = *b"FBJRNL01";
-/// The part of the header that its CRC covers.
+/// The part of the header that its own CRC covers.
+const HEADER_CRC_RANGE: std::ops::Range<usize> = 0..48;
+/// The part of the header that the block's CRC covers.
 const CRC_RANGE: std::ops::Range<usize> = 0..60;
 
 /// What a block is for.
@@ -60,15 +63,17 @@ pub struct BlockHeader {
     pub predecessor_crc: U32,
     /// The highest LSN known durable when the block was sealed.
     pub durable_lsn: U64,
+    /// See the module's head.
+    pub header_crc: U32,
     /// Zeros.
-    pub reserved: [u8; 12],
+    pub reserved: [u8; 8],
     /// See the module's head.
     pub crc: U32,
 }
 
 const _: () = assert!(size_of::<BlockHeader>() == BLOCK_HEADER_BYTES);
 
-/// Which journal a block belongs to: part of every CRC's seed.
+/// Which journal a block belongs to. The directory's id is part of every CRC's seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalIdentity {
     /// Random, made with the data directory.
@@ -105,18 +110,26 @@ pub(super) fn finish_sum(sum: Crc32c, header: &BlockHeader) -> u32 {
 }
 
 impl BlockHeader {
-    /// Reads the header at the start of `page` if it can be one at all: magic, shard and lengths. Nothing of it is
-    /// to be believed before `Block::check`.
+    /// Reads the header at the start of `page` and checks it, its CRC included: what it says can be believed, what
+    /// follows it cannot yet.
     #[must_use]
-    pub fn peek(page: &[u8], shard: u16) -> Option<Self> {
+    pub fn read(page: &[u8], identity: JournalIdentity) -> Option<Self> {
         let (header, _) = Self::read_from_prefix(page).ok()?;
         let (block, content) = (header.block_length.get() as usize, header.content_length.get() as usize);
         let is_plausible = header.magic == BLOCK_MAGIC
-            && header.shard.get() == shard
+            && header.shard.get() == identity.shard
             && block.is_multiple_of(PAGE_BYTES)
+            && block <= JOURNAL_BLOCK_BYTES_MAX
             && (BLOCK_HEADER_BYTES..=block).contains(&content)
             && header.entry_count.get() <= JOURNAL_ENTRIES_PER_BLOCK_MAX;
-        is_plausible.then_some(header)
+        (is_plausible && header.header_crc.get() == header.own_sum(identity)).then_some(header)
+    }
+
+    /// The sum that belongs into `header_crc`.
+    pub(super) fn own_sum(&self, identity: JournalIdentity) -> u32 {
+        seeded_sum(identity, Epoch(self.epoch.get()), self.block_sequence())
+            .update(&self.as_bytes()[HEADER_CRC_RANGE])
+            .finish()
     }
 
     /// Sequence of the block.
@@ -152,17 +165,11 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// Checks the block at the start of `bytes` as a whole: its own CRC, the shape of its entries, and the CRCs of
-    /// its batches. `None` when any of it is wrong or `bytes` is shorter than the block.
+    /// Checks the block at the start of `bytes` as a whole: its header, its own CRC, the shape of its entries, and the
+    /// CRCs of its batches. `None` when any of it is wrong or `bytes` is shorter than the block.
     #[must_use]
     pub fn check(bytes: &'a [u8], identity: JournalIdentity) -> Option<Self> {
-        Self::check_sum(bytes, identity).filter(Self::batches_match)
-    }
-
-    /// Checks the block's own CRC and the shape of its entries only: enough to believe what its header says.
-    #[must_use]
-    pub fn check_sum(bytes: &'a [u8], identity: JournalIdentity) -> Option<Self> {
-        let header = BlockHeader::peek(bytes, identity.shard)?;
+        let header = BlockHeader::read(bytes, identity)?;
         let block = bytes.get(..header.block_length.get() as usize)?;
         let content = &block[BLOCK_HEADER_BYTES..header.content_length.get() as usize];
         let mut sum = seeded_sum(identity, Epoch(header.epoch.get()), header.block_sequence());
@@ -173,7 +180,8 @@ impl<'a> Block<'a> {
             rest = behind;
         }
         let is_whole = rest.is_empty() && finish_sum(sum, &header) == header.crc.get();
-        is_whole.then_some(Self { header, content })
+        let checked = is_whole.then_some(Self { header, content })?;
+        checked.batches_match().then_some(checked)
     }
 
     /// The entries in order.

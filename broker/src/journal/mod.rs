@@ -272,22 +272,22 @@ impl Journal {
         if self.open.len() == JOURNAL_BLOCKS_OPEN_MAX {
             return Err(JournalFull::Pending);
         }
-        if self.open.back().is_some_and(OpenBlock::is_empty) {
-            // Opened for an entry that was refused for another reason, and too small for this one.
-            self.open.pop_back();
-            self.next_sequence = BlockSequence(self.next_sequence.0 - 1);
-        }
+        // An empty block was opened for an entry that was refused for another reason, and is too small for this one.
+        let replaces = self.open.back().is_some_and(OpenBlock::is_empty);
         let cursor = match self.open.back() {
+            Some(_) if replaces => self.fill_cursor,
             Some(open) => self.start.layout.place(self.fill_cursor, open.padded_with(0)).1,
             None => self.seal_cursor,
         };
         self.check_space(cursor, OpenBlock::padded_for(entry_bytes), reserve)?;
-        let sequence = self.next_sequence;
-        let Some(block) =
-            OpenBlock::new(&self.pool, self.start.identity, self.start.epoch, sequence, entry_bytes)
-        else {
+        let sequence = if replaces { BlockSequence(self.next_sequence.0 - 1) } else { self.next_sequence };
+        let (identity, epoch) = (self.start.identity, self.start.epoch);
+        let Some(block) = OpenBlock::new(&self.pool, identity, epoch, sequence, entry_bytes) else {
             return Err(JournalFull::Memory);
         };
+        if replaces {
+            self.open.pop_back();
+        }
         self.fill_cursor = cursor;
         self.next_sequence = sequence.next();
         self.open.push_back(block);
@@ -363,6 +363,7 @@ impl Journal {
             }
             let identity = self.start.identity;
             let Some(block) = OpenBlock::new(&self.pool, identity, self.start.epoch, sequence, 0) else {
+                self.idle_since_ns = now.monotonic_ns;
                 return false;
             };
             self.fill_cursor = self.seal_cursor;
@@ -503,7 +504,7 @@ impl Journal {
         if end + reserve > capacity {
             return Err(JournalFull::Space);
         }
-        if end > prepared { Err(JournalFull::Pending) } else { Ok(()) }
+        if end + reserve > prepared { Err(JournalFull::Pending) } else { Ok(()) }
     }
 
     fn fail(&mut self, action: &'static str, file: File, error: IoError) {

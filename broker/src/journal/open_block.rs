@@ -145,10 +145,56 @@ impl OpenBlock {
             durable_lsn: U64::new(durable.0),
             ..BlockHeader::default()
         };
+        header.header_crc = U32::new(header.own_sum(self.identity));
         let crc = finish_sum(self.sum, &header);
         header.crc = U32::new(crc);
         self.buffer[..BLOCK_HEADER_BYTES].copy_from_slice(header.as_bytes());
         self.buffer[self.content_bytes..length].fill(0);
         (self.buffer.freeze(0..length), crc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::Block;
+    use super::super::entry::{TopicCreated, topic_subject};
+    use super::*;
+    use protocol::ids::TopicKey;
+
+    const IDENTITY: JournalIdentity = JournalIdentity { directory_id: 0x1122, shard: 0 };
+
+    fn sample() -> Slice {
+        let pool = Pool::new(1).unwrap();
+        let mut block = OpenBlock::new(&pool, IDENTITY, Epoch(3), BlockSequence(42), 0).unwrap();
+        let key = TopicKey { slot: 2, generation: 9 };
+        let created = TopicCreated { key, partition_count: 4, created_ms: 1_700_000_000_000, name: "orders" };
+        block.append(EntryKind::CreateTopic, topic_subject(key), created.body_bytes(), |body| {
+            created.write(body)
+        });
+        block.append(EntryKind::DeleteTopic, topic_subject(key), 8, |body| body.copy_from_slice(&[7; 8]));
+        block.seal(BlockKind::Data, 0xAABB_CCDD, Lsn::end_of(BlockSequence(41))).0
+    }
+
+    #[test]
+    fn golden_block() {
+        let hex: String = sample()[..144]
+            .chunks(16)
+            .map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n")
+            .collect();
+        assert_eq!(hex, include_str!("golden_block.hex"));
+    }
+
+    #[test]
+    fn a_sealed_block_is_valid_and_every_flipped_byte_of_it_is_found() {
+        let block = sample();
+        let content = Block::check(&block, IDENTITY).unwrap().header.content_length.get() as usize;
+        assert_eq!(Block::check(&block, IDENTITY).unwrap().entries().count(), 2);
+        for position in 0..content {
+            let mut flipped = block.to_vec();
+            flipped[position] ^= 0x40;
+            assert!(Block::check(&flipped, IDENTITY).is_none(), "byte {position}");
+        }
+        let other = JournalIdentity { directory_id: 0x1123, shard: 0 };
+        assert!(Block::check(&block, other).is_none(), "a block of another directory");
     }
 }

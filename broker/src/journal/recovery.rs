@@ -144,6 +144,7 @@ impl Recovery {
             directory_id: config.fresh_directory_id,
             shard_count: config.shard_count,
             epoch: Epoch(0),
+            journal_file_count: 0,
             first_sequence: BlockSequence::FIRST,
         };
         let mut recovery = Self {
@@ -313,6 +314,9 @@ impl Recovery {
         if superblock.shard_count != self.config.shard_count {
             return Err(RecoveryError::ShardCount(superblock.shard_count));
         }
+        if self.file_count < superblock.journal_file_count {
+            return Err(RecoveryError::MissingFile(self.file_count));
+        }
         self.superblock = superblock;
         self.highest_epoch = superblock.epoch;
         if self.file_count == 0 {
@@ -350,6 +354,7 @@ impl Recovery {
         let epoch = if reuses_epoch() { self.highest_epoch.0.max(1) } else { self.highest_epoch.0 + 1 };
         self.superblock.epoch = Epoch(epoch);
         self.superblock.first_sequence = self.next_sequence;
+        self.superblock.journal_file_count = self.file_count;
         self.report.epoch = self.superblock.epoch;
         self.write_superblock(0, ops);
     }

@@ -1,7 +1,7 @@
 //! The superblock: what recovery must know before it can believe anything else.
 //!
 //! ```text
-//!  0 magic "FBSUPER1"  8 format version  12 shard count  16 directory id  32 epoch  36 zeros
+//!  0 magic "FBSUPER1"  8 format version  12 shard count  16 directory id  32 epoch  36 journal files
 //! 40 first sequence of the epoch  48 zeros  60 CRC | zeros up to 4 KiB
 //! ```
 //!
@@ -33,7 +33,7 @@ struct Layout {
     shard_count: U32,
     directory_id: U128,
     epoch: U32,
-    zeros: U32,
+    journal_file_count: U32,
     first_sequence: U64,
     reserved: [u8; 12],
     crc: U32,
@@ -50,6 +50,8 @@ pub struct Superblock {
     pub shard_count: u32,
     /// Epoch of the last start that got as far as writing.
     pub epoch: Epoch,
+    /// Journal files that were there when the epoch began: a lower number since is damage.
+    pub journal_file_count: u32,
     /// Sequence of the first block of that epoch: every block before it was found good when it began.
     pub first_sequence: BlockSequence,
 }
@@ -75,6 +77,7 @@ impl Superblock {
             shard_count: U32::new(self.shard_count),
             directory_id: U128::new(self.directory_id),
             epoch: U32::new(self.epoch.0),
+            journal_file_count: U32::new(self.journal_file_count),
             first_sequence: U64::new(self.first_sequence.0),
             ..Layout::default()
         };
@@ -102,6 +105,7 @@ impl Superblock {
             directory_id: layout.directory_id.get(),
             shard_count: layout.shard_count.get(),
             epoch: Epoch(layout.epoch.get()),
+            journal_file_count: layout.journal_file_count.get(),
             first_sequence: BlockSequence(layout.first_sequence.get()),
         })
     }
@@ -116,6 +120,7 @@ mod tests {
             directory_id: 77 << 100,
             shard_count: 1,
             epoch: Epoch(3),
+            journal_file_count: 5,
             first_sequence: BlockSequence(42),
         }
     }
@@ -135,7 +140,7 @@ mod tests {
         assert_eq!(
             hex,
             "46425355504552310100000001000000000000000000000000000000d0040000\
-             03000000000000002a0000000000000000000000000000000000000093acd2f8"
+             03000000050000002a00000000000000000000000000000000000000c7897aa0"
         );
     }
 

@@ -3,7 +3,7 @@
 //! Waiters stand in the order of their LSNs, so one pass from the front answers everything that a flush has made
 //! durable, many answers in one send.
 
-use protocol::frame::Frame;
+use protocol::frame::{Frame, FrameHeader};
 use protocol::ids::{CorrelationId, Handle, Offset, TopicKey};
 use reactor::memory::Slice;
 use zerocopy::IntoBytes;
@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 use super::connection::Connection;
 use super::produce::ProduceInFlight;
 use super::serving::Serving;
+use super::subscribe::EndedSubscription;
 use crate::io::Socket;
 use crate::journal::Lsn;
 
@@ -32,7 +33,10 @@ pub(super) enum Waiting {
     },
     TopicDeleted {
         correlation: CorrelationId,
+        ended: Vec<EndedSubscription>,
     },
+    /// An answer that depends on a change of the catalog.
+    Answer(FrameHeader),
     /// A request whose answer depends on a change of the catalog: handled again from the start.
     Redo(Slice),
 }
@@ -45,15 +49,22 @@ impl Serving {
                 connection.produce_bytes_in_flight += produce.frame_bytes as usize;
                 connection.requests_in_flight += 1;
             }
-            Waiting::TopicCreated { .. } | Waiting::TopicDeleted { .. } | Waiting::Redo(_) => {
-                connection.cold_in_flight += 1;
-            }
+            Waiting::TopicCreated { .. }
+            | Waiting::TopicDeleted { .. }
+            | Waiting::Answer(_)
+            | Waiting::Redo(_) => connection.cold_in_flight += 1,
         }
         let (since_ns, socket) = (self.now.monotonic_ns, connection.socket);
         self.waiters.push_back(Waiter { lsn, since_ns, socket, waiting });
     }
 
-    /// Keeps a copy of the request and handles it again when the catalog's last change is durable.
+    /// Whether an answer about topics would be derived from a change that a power cut could still undo.
+    pub(super) fn catalog_is_in_doubt(&self) -> bool {
+        self.catalog_changed > self.journal.durable()
+    }
+
+    /// Keeps a copy of the request and handles it again when the catalog's last change is durable. Until then
+    /// nothing more of the connection is handled, so there is at most one for each.
     pub(super) fn redo_when_durable(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let length = frame.header.frame_bytes();
         let Some(mut copy) = self.pool.buffer(length) else {
@@ -72,6 +83,7 @@ impl Serving {
         }
         // Behind whatever was appended last: waiters stay in order, and the change is at or before it.
         let lsn = self.journal.appended();
+        connection.is_parked = true;
         self.wait_for(lsn, connection, Waiting::Redo(copy.freeze(0..length)));
     }
 
@@ -91,7 +103,15 @@ impl Serving {
                 Waiting::TopicCreated { correlation, topic } => {
                     self.finish_create_topic(socket, correlation, topic);
                 }
-                Waiting::TopicDeleted { correlation } => self.finish_delete_topic(socket, correlation),
+                Waiting::TopicDeleted { correlation, ended } => {
+                    self.finish_delete_topic(socket, correlation, &ended);
+                }
+                Waiting::Answer(header) => {
+                    if let Some(connection) = self.connection_mut(socket) {
+                        connection.outbox.push_header(&header);
+                        self.mark_dirty(socket);
+                    }
+                }
                 Waiting::Redo(frame) => self.redo(socket, &frame),
             }
         }
@@ -99,6 +119,7 @@ impl Serving {
 
     fn redo(&mut self, socket: Socket, bytes: &[u8]) {
         let Some(mut connection) = self.take_connection(socket) else { return };
+        connection.is_parked = false;
         if let Ok(Some(frame)) = Frame::cut(bytes, self.config.frame_bytes_max) {
             self.dispatch(&mut connection, &frame);
         }

@@ -24,7 +24,8 @@ pub(super) enum Stage {
     Greeting,
     /// Open for everything.
     Open,
-    /// A `GoAway` is on its way; nothing more is read, the socket is closed when it has left.
+    /// A `GoAway` was sent or received: what comes is thrown away, what was promised is still answered, and the
+    /// socket is closed when the peer has closed it or had time to read the farewell.
     Leaving,
 }
 
@@ -62,14 +63,21 @@ pub(super) struct Connection {
     pub(super) requests_in_flight: u32,
     /// Other requests that wait for the journal.
     pub(super) cold_in_flight: u32,
+    /// A request waits for a change of the catalog and is handled again then; what is behind it waits too, so that
+    /// the order of requests holds.
+    pub(super) is_parked: bool,
     pub(super) fetches: VecDeque<PendingFetch>,
     /// Ids and indexes into the shard's table.
     pub(super) subscriptions: Vec<(SubscriptionId, u32)>,
+    /// Partition cursors of all its subscriptions.
+    pub(super) cursor_count: usize,
     /// Where the next round of deliveries starts, so that no subscription starves another.
     pub(super) next_subscription: usize,
     pub(super) last_heard_ns: u64,
     pub(super) last_sent_ns: u64,
     pub(super) accepted_ns: u64,
+    /// When it began to leave.
+    pub(super) leaving_since_ns: u64,
     /// When the frame that is not whole yet was begun.
     pub(super) frame_since_ns: Option<u64>,
     /// In the shard's list of connections to look at when the turn ends.
@@ -93,12 +101,15 @@ impl Connection {
             produce_bytes_in_flight: 0,
             requests_in_flight: 0,
             cold_in_flight: 0,
+            is_parked: false,
             fetches: VecDeque::with_capacity(FETCHES_PENDING_MAX),
             subscriptions: Vec::new(),
+            cursor_count: 0,
             next_subscription: 0,
             last_heard_ns: now_ns,
             last_sent_ns: now_ns,
             accepted_ns: now_ns,
+            leaving_since_ns: 0,
             frame_since_ns: None,
             is_dirty: false,
             has_more: false,
@@ -108,10 +119,16 @@ impl Connection {
     /// Whether the peer reads its answers and waits for few enough: otherwise nothing more is read from it for now.
     pub(super) fn may_read(&self) -> bool {
         self.stage != Stage::Leaving
+            && !self.is_parked
             && self.outbox.unsent_bytes() <= CONTROL_UNSENT_BYTES_MAX
             && self.outbox.large_count() <= LARGE_ANSWERS_UNSENT_MAX
             && self.cold_in_flight < COLD_REQUESTS_IN_FLIGHT_MAX
             && self.fetches.len() < FETCHES_PENDING_MAX
+    }
+
+    /// Whether something that was promised to the peer is still to come.
+    pub(super) fn is_owed_something(&self) -> bool {
+        self.requests_in_flight > 0 || self.cold_in_flight > 0 || !self.outbox.is_idle()
     }
 
     /// The index of a subscription in the shard's table.
@@ -134,12 +151,14 @@ impl Connection {
         self.filled = rest.len();
         if wanted > buffer.capacity() {
             let Some(mut long) = pool.buffer(wanted) else {
+                buffer.copy_within(rest, 0);
                 self.buffer = Some(buffer);
                 return Ok(Some(wanted));
             };
             long[..rest.len()].copy_from_slice(&buffer[rest]);
-            self.spare = Some(buffer);
             self.buffer = Some(long);
+            // The ordinary buffer is kept; a long one that was in use already is given back.
+            self.spare.get_or_insert(buffer);
             return Ok(None);
         }
         match self.spare.take() {

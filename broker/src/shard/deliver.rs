@@ -10,7 +10,7 @@ use reactor::memory::{SEND_PARTS_MAX, SendParts};
 use super::connection::{Connection, Stage};
 use super::serving::Serving;
 use crate::io::{IoError, Op, Socket};
-use crate::limits::{DELIVERY_IN_FLIGHT_BYTES_MAX, DELIVERY_SLICE_BYTES};
+use crate::limits::{DELIVERY_IN_FLIGHT_BYTES_MAX, DELIVERY_SLICE_BYTES, SEND_STALL_NS};
 use crate::log::ReadLimit;
 
 impl Serving {
@@ -25,6 +25,20 @@ impl Serving {
         self.mark_dirty(socket);
     }
 
+    /// Goes on with connections that were not read because their peer did not read, or a request of theirs waited.
+    pub(super) fn resume_dirty(&mut self) {
+        for number in 0..self.dirty.len() {
+            let slot = self.dirty[number] as usize;
+            let Some(mut connection) = self.connections.get_mut(slot).and_then(Option::take) else {
+                continue;
+            };
+            if connection.buffer.is_some() && connection.may_read() {
+                self.handle_received(&mut connection);
+            }
+            self.put_connection(connection);
+        }
+    }
+
     /// Looks at every connection for which something has changed in this turn.
     pub(super) fn send_dirty(&mut self) {
         while let Some(slot) = self.dirty.pop() {
@@ -32,14 +46,9 @@ impl Serving {
                 continue;
             };
             connection.is_dirty = false;
-            // A connection that was not read because its peer did not read may go on now.
-            if connection.buffer.is_some() && connection.may_read() {
-                self.handle_received(&mut connection);
-            }
             self.send(&mut connection);
-            let has_left = connection.stage == Stage::Leaving && connection.outbox.is_idle();
-            if has_left || connection.outbox.overflowed {
-                self.counters.connections_cut += u64::from(connection.outbox.overflowed);
+            if connection.outbox.overflowed {
+                self.counters.connections_cut += 1;
                 self.close(connection);
             } else {
                 self.put_connection(connection);
@@ -57,10 +66,13 @@ impl Serving {
             }
             self.deliver(connection, &mut parts);
         }
-        if parts.is_empty() {
+        if parts.is_empty() || connection.outbox.overflowed {
             connection.outbox.give_back(parts);
             return;
         }
+        // A peer that reads slowly has time for each piece of a long send.
+        let pieces = parts.bytes().div_ceil(DELIVERY_IN_FLIGHT_BYTES_MAX) as u64;
+        connection.outbox.stall_ns = pieces * SEND_STALL_NS;
         connection.outbox.sending_since_ns = self.now.monotonic_ns;
         connection.last_sent_ns = self.now.monotonic_ns;
         self.ops.push(Op::Send { socket: connection.socket, parts });
@@ -117,6 +129,9 @@ impl Serving {
             self.counters.deliver_records += run.record_count;
             connection.outbox.push_header(&header.with_lengths(0, bytes));
             connection.outbox.push_control_to(parts);
+            if connection.outbox.overflowed {
+                return 0;
+            }
             parts.push(run.bytes).expect("the caller saw room for two parts");
             return bytes;
         }

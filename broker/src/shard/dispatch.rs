@@ -2,13 +2,14 @@
 //!
 //! A frame is handled whole or not at all. Bytes that lie end the connection with a `GoAway` that says why.
 
-use protocol::frame::{Frame, FrameError, FrameHeader, Opcode};
+use protocol::frame::{FLAG_ACK_MEMORY, FLAG_ANSWER, FLAG_RESUMES, Frame, FrameError, FrameHeader, Opcode};
 use protocol::status::Status;
 use reactor::memory::Buffer;
 
 use super::connection::{Connection, Discard, Stage, next_frame};
 use super::serving::Serving;
-use crate::io::{IoError, Socket};
+use crate::io::{IoError, Op, Socket};
+use crate::limits::GREETING_BYTES_MAX;
 
 impl Serving {
     pub(super) fn on_received(
@@ -30,7 +31,12 @@ impl Serving {
         connection.has_more = more;
         connection.buffer = Some(buffer);
         connection.filled += received;
-        self.handle_received(&mut connection);
+        if connection.stage == Stage::Leaving {
+            // Read and thrown away: closing over unread bytes would reset the connection and lose the farewell.
+            self.rearm_leaving(&mut connection);
+        } else {
+            self.handle_received(&mut connection);
+        }
         self.put_connection(connection);
         self.mark_dirty(socket);
     }
@@ -38,6 +44,7 @@ impl Serving {
     /// Handles every whole frame in the buffer, as long as the peer reads its answers, then asks for more.
     pub(super) fn handle_received(&mut self, connection: &mut Connection) {
         let Some(buffer) = connection.buffer.take() else { return };
+        let was_discarding = connection.discard.is_some();
         let mut parsed = 0;
         if let Some(discard) = connection.discard {
             parsed = discard.bytes_left.min(connection.filled);
@@ -45,7 +52,7 @@ impl Serving {
             connection.discard = (bytes_left > 0).then_some(Discard { bytes_left });
         }
         while connection.discard.is_none() && connection.may_read() {
-            match next_frame(&buffer, parsed, connection.filled, self.config.frame_bytes_max) {
+            match next_frame(&buffer, parsed, connection.filled, self.frame_bytes_max(connection)) {
                 Ok(Some(frame)) => {
                     parsed += frame.header.frame_bytes();
                     self.dispatch(connection, &frame);
@@ -59,27 +66,59 @@ impl Serving {
         }
         if connection.stage == Stage::Leaving {
             connection.buffer = Some(buffer);
+            self.rearm_leaving(connection);
             return;
         }
-        match connection.make_room(buffer, parsed, self.config.frame_bytes_max, &self.pool) {
+        let frame_bytes_max = self.frame_bytes_max(connection);
+        match connection.make_room(buffer, parsed, frame_bytes_max, &self.pool) {
             Ok(None) => {}
             Ok(Some(frame_bytes)) => self.discard_frame(connection, frame_bytes),
-            Err(error) => self.refuse_bytes(connection, error),
+            Err(error) => {
+                self.refuse_bytes(connection, error);
+                return;
+            }
         }
         let is_within_frame = connection.filled > 0 || connection.discard.is_some();
-        let since = connection.frame_since_ns.filter(|_| parsed == 0).unwrap_or(self.now.monotonic_ns);
+        let is_same_frame = parsed == 0 || was_discarding && connection.discard.is_some();
+        let since = connection.frame_since_ns.filter(|_| is_same_frame).unwrap_or(self.now.monotonic_ns);
         connection.frame_since_ns = is_within_frame.then_some(since);
         self.arm_receive(connection);
     }
 
+    /// A stranger gets no more memory than its ordinary buffer.
+    fn frame_bytes_max(&self, connection: &Connection) -> u32 {
+        match connection.stage {
+            Stage::Greeting => self.config.frame_bytes_max.min(GREETING_BYTES_MAX),
+            Stage::Open | Stage::Leaving => self.config.frame_bytes_max,
+        }
+    }
+
+    fn rearm_leaving(&mut self, connection: &mut Connection) {
+        connection.filled = 0;
+        if let Some(buffer) = connection.buffer.take() {
+            self.ops.push(Op::Receive { socket: connection.socket, buffer, start: 0, poll_first: true });
+        }
+    }
+
     /// One request. Everything that a peer can ask for stands here.
     pub(super) fn dispatch(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
-        let Some(opcode) = Opcode::from_code(frame.header.opcode) else {
+        let opcode = Opcode::from_code(frame.header.opcode);
+        if connection.stage == Stage::Greeting && opcode != Some(Opcode::Hello) {
+            self.go_away(connection, Status::HelloRequired, "the first frame must be Hello");
+            return;
+        }
+        let Some(opcode) = opcode else {
             self.answer_unknown_opcode(connection, frame.header);
             return;
         };
-        if connection.stage == Stage::Greeting && opcode != Opcode::Hello {
-            self.go_away(connection, Status::HelloRequired, "the first frame must be Hello");
+        if !is_request(frame.header, opcode) {
+            self.refuse(
+                connection,
+                frame.header,
+                opcode,
+                Status::MalformedFrame,
+                "a flag or status is out of place",
+            );
             return;
         }
         match opcode {
@@ -90,7 +129,7 @@ impl Serving {
             Opcode::Unsubscribe => self.on_unsubscribe(connection, frame),
             Opcode::Hello => self.on_hello(connection, frame),
             Opcode::Heartbeat => {}
-            Opcode::GoAway => connection.stage = Stage::Leaving,
+            Opcode::GoAway => self.begin_leaving(connection),
             Opcode::Stats => self.on_stats(connection, frame),
             Opcode::CreateTopic => self.begin_create_topic(connection, frame),
             Opcode::DeleteTopic => self.begin_delete_topic(connection, frame),
@@ -133,4 +172,11 @@ impl Serving {
         connection.filled = 0;
         connection.buffer = Some(buffer);
     }
+}
+
+/// Whether the flags and the status are those of a request for this opcode.
+fn is_request(header: &FrameHeader, opcode: Opcode) -> bool {
+    let for_produce_only = header.has_flag(FLAG_RESUMES) || header.has_flag(FLAG_ACK_MEMORY);
+    let has_status = header.status.get() != 0 && opcode != Opcode::GoAway;
+    !header.has_flag(FLAG_ANSWER) && !has_status && (opcode == Opcode::Produce || !for_produce_only)
 }

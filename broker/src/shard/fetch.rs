@@ -9,6 +9,7 @@ use protocol::status::Status;
 use protocol::wire;
 use reactor::memory::{SendParts, Slice};
 
+use super::commit::Waiting;
 use super::connection::{Connection, PendingFetch};
 use super::serving::Serving;
 use crate::limits::DELIVERY_IN_FLIGHT_BYTES_MAX;
@@ -26,6 +27,10 @@ impl Serving {
         };
         let handle = Handle(frame.header.subject.get());
         let (from, to) = (Offset(request.offset_from()), Offset(request.offset_to()));
+        if self.waits_for_catalog(handle) {
+            self.redo_when_durable(connection, frame);
+            return;
+        }
         let Some(partition) = self.state.partitions.get(handle) else {
             self.refuse(connection, frame.header, Opcode::Fetch, Status::StaleHandle, "no such partition");
             return;
@@ -57,8 +62,12 @@ impl Serving {
         let mut header = FrameHeader::answer(Opcode::Fetch, Status::Ok, fetch.correlation, fetch.partition.0);
         let Some(partition) = self.state.partitions.get(fetch.partition) else {
             header.status = (Status::StaleHandle as u16).into();
-            connection.outbox.push_header(&header);
-            connection.outbox.push_control_to(parts);
+            if self.catalog_is_in_doubt() {
+                self.wait_for(self.journal.appended(), connection, Waiting::Answer(header));
+            } else {
+                connection.outbox.push_header(&header);
+                connection.outbox.push_control_to(parts);
+            }
             return;
         };
         let durable_end = partition.durable_end();

@@ -21,6 +21,8 @@ pub(super) struct Outbox {
     large: VecDeque<Slice>,
     /// The list of parts; `None` while a send is in flight with it.
     parts: Option<Box<SendParts>>,
+    /// How long it may take.
+    pub(super) stall_ns: u64,
     /// When the send in flight began.
     pub(super) sending_since_ns: u64,
     /// An answer found no room: the connection cannot be kept.
@@ -36,6 +38,7 @@ impl Outbox {
             sent: 0,
             large: VecDeque::with_capacity(LARGE_ANSWERS_MAX),
             parts: Some(SendParts::new()),
+            stall_ns: 0,
             sending_since_ns: 0,
             overflowed: false,
         })

@@ -15,7 +15,9 @@ use super::serving::Serving;
 use crate::io::Socket;
 use crate::journal::entry::EntryKind;
 use crate::journal::{JournalFull, Lsn};
-use crate::limits::{REQUESTS_IN_FLIGHT_MAX, WAITERS_MAX};
+use crate::limits::{
+    ANSWER_OVERHEAD_BYTES, MEMORY_RESERVE_BYTES_MAX, MEMORY_RESERVE_PART, REQUESTS_IN_FLIGHT_MAX, WAITERS_MAX,
+};
 
 /// Hint given with a retryable refusal: about one commit.
 const RETRY_AFTER_US: u64 = 1_000;
@@ -50,8 +52,8 @@ impl Serving {
     }
 
     /// Whether the partition is not there because of a change that a power cut could still undo.
-    fn waits_for_catalog(&self, partition: Handle) -> bool {
-        self.catalog_changed > self.journal.durable() && self.state.partitions.get(partition).is_none()
+    pub(super) fn waits_for_catalog(&self, partition: Handle) -> bool {
+        self.catalog_is_in_doubt() && self.state.partitions.get(partition).is_none()
     }
 
     fn try_produce(
@@ -71,16 +73,19 @@ impl Serving {
             connection.produce_bytes_in_flight + frame_bytes as usize > self.config.window_bytes as usize;
         if connection.requests_in_flight > 0 && is_over_window
             || connection.requests_in_flight >= REQUESTS_IN_FLIGHT_MAX
-            || self.waiters.len() == WAITERS_MAX
+            || self.waiters.len() >= WAITERS_MAX
         {
             return Err(Status::Busy);
         }
-        let record_count = check_batches(frame)?;
+        let record_count = check_batches(frame, self.config.frame_bytes_max)?;
         let batches = frame.payload;
         let Some(partition) = self.state.partitions.get_mut(handle) else { return Err(Status::StaleHandle) };
         self.journal.reserve(EntryKind::Append, batches.len()).map_err(status_of_full)?;
-        if !partition.reserve(&self.pool, batches.len()) {
-            return Err(Status::Busy);
+        // Until there are segments, memory is what holds the records: when it is used up, storage is.
+        let memory_reserve = (self.pool.capacity_bytes() / MEMORY_RESERVE_PART).min(MEMORY_RESERVE_BYTES_MAX);
+        let memory_left = self.pool.capacity_bytes() - self.pool.used_bytes();
+        if memory_left < memory_reserve || !partition.reserve(&self.pool, batches.len()) {
+            return Err(Status::DiskFull);
         }
         let decision = partition.decide_append(self.now.wall_ms, self.journal.epoch());
         let lsn = self.journal.append_batches(handle, batches, decision.places(batches));
@@ -128,8 +133,9 @@ impl Serving {
     }
 }
 
-/// Checks every batch of a frame and gives the number of records.
-fn check_batches(frame: &Frame<'_>) -> Result<u64, Status> {
+/// Checks every batch of a frame and gives the number of records. A batch leaves room for the envelope of the answer
+/// that it may come back in.
+fn check_batches(frame: &Frame<'_>, frame_bytes_max: u32) -> Result<u64, Status> {
     if !frame.envelope.is_empty() || frame.payload.is_empty() {
         return Err(Status::MalformedFrame);
     }
@@ -139,6 +145,9 @@ fn check_batches(frame: &Frame<'_>) -> Result<u64, Status> {
             return Err(Status::InvalidBatch);
         }
         let batch = Batch::check(rest).map_err(protocol::batch::BatchError::status)?;
+        if batch.bytes().len() + ANSWER_OVERHEAD_BYTES > frame_bytes_max as usize {
+            return Err(Status::FrameTooLarge);
+        }
         rest = &rest[batch.bytes().len()..];
         record_count += batch.record_count() as u64;
         batch_count += 1;

@@ -61,7 +61,16 @@ impl std::fmt::Debug for Serving {
 }
 
 impl Serving {
-    pub(super) fn new(config: ShardConfig, pool: Pool, state: State, start: JournalStart, now: Now) -> Self {
+    pub(super) fn new(
+        mut config: ShardConfig,
+        pool: Pool,
+        state: State,
+        start: JournalStart,
+        now: Now,
+    ) -> Self {
+        // Files that exist keep their length, whatever the configuration says: a frame must fit into one.
+        let half_a_file = u32::try_from(start.layout.file_bytes / 2).unwrap_or(u32::MAX);
+        config.frame_bytes_max = config.frame_bytes_max.min(half_a_file);
         Self {
             journal: Journal::new(start, pool.clone()),
             config,
@@ -125,6 +134,7 @@ impl Serving {
         self.now = now;
         self.counters.turns += 1;
         self.answer_durable();
+        self.resume_dirty();
         self.journal.on_turn_end(now, &mut self.ops);
         if self.marker_deadline_ns().is_some_and(|deadline| deadline <= now.monotonic_ns) {
             self.journal.mark(now, &mut self.ops);
@@ -140,8 +150,9 @@ impl Serving {
     pub(super) fn wait(&self) -> Wait {
         let sweep =
             (self.connection_count > 0 || self.shutdown_since_ns.is_some()).then_some(self.next_sweep_ns);
-        let retry = (!self.is_preparing && self.journal.file_wanted().is_some())
-            .then_some(self.prepare_not_before_ns);
+        let wants_file =
+            !self.is_preparing && !self.is_shutting_down() && self.journal.file_wanted().is_some();
+        let retry = wants_file.then_some(self.prepare_not_before_ns);
         Wait {
             deadline_ns: [sweep, retry, self.marker_deadline_ns()].into_iter().flatten().min(),
             commit_since_ns: self.waiters.front().map(|waiter| waiter.since_ns),

@@ -65,7 +65,13 @@ impl Serving {
         let mut header = FrameHeader::new(Opcode::GoAway, CorrelationId(0), 0);
         header.status = (status as u16).into();
         self.answer_error(connection, header, message, None);
+        self.begin_leaving(connection);
+    }
+
+    /// Nothing more is taken from the peer; what it was promised is still answered.
+    pub(super) fn begin_leaving(&mut self, connection: &mut Connection) {
         connection.stage = Stage::Leaving;
+        connection.leaving_since_ns = self.now.monotonic_ns;
     }
 
     /// Answers a request with a status other than `Ok`, and a sentence.

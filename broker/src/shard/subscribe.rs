@@ -13,7 +13,7 @@ use zerocopy::FromBytes;
 use super::connection::Connection;
 use super::serving::Serving;
 use crate::io::Socket;
-use crate::limits::{CREDIT_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX, WAITERS_MAX};
+use crate::limits::{CREDIT_MAX, CURSORS_PER_CONNECTION_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX};
 use crate::log::Cursor;
 use crate::partition::Subscriber;
 
@@ -78,7 +78,7 @@ impl Serving {
             );
             return;
         };
-        if self.catalog_changed > self.journal.durable() && self.waiters.len() < WAITERS_MAX {
+        if self.catalog_is_in_doubt() {
             self.redo_when_durable(connection, frame);
             return;
         }
@@ -104,7 +104,9 @@ impl Serving {
             return refusal(Status::CreditOverflow, "credit is over 2^62".to_owned());
         };
         let cursors = self.place_cursors(request)?;
-        let is_full = connection.subscriptions.len() == SUBSCRIPTIONS_PER_CONNECTION_MAX;
+        let cursor_count = connection.cursor_count + cursors.len();
+        let is_full = connection.subscriptions.len() == SUBSCRIPTIONS_PER_CONNECTION_MAX
+            || cursor_count > CURSORS_PER_CONNECTION_MAX;
         let starts: Vec<_> = cursors
             .iter()
             .map(|(cursor, start)| wire::SubscribedPartition::new(cursor.partition.0, start.0))
@@ -121,6 +123,7 @@ impl Serving {
             return refusal(Status::SubscriptionLimit, "too many subscriptions".to_owned());
         };
         connection.subscriptions.push((id, index));
+        connection.cursor_count = cursor_count;
         self.attach(index);
         let header = FrameHeader::answer(Opcode::Subscribe, Status::Ok, frame.header.correlation(), id.0);
         self.answer(connection, header, |builder| {
@@ -185,7 +188,7 @@ impl Serving {
         let id = SubscriptionId(frame.header.subject.get());
         let status = match connection.subscription(id) {
             Some(index) => {
-                self.drop_subscription(index);
+                connection.cursor_count -= self.drop_subscription(index);
                 connection.subscriptions.retain(|(known, _)| *known != id);
                 Status::Ok
             }
@@ -213,30 +216,44 @@ impl Serving {
         }
     }
 
-    /// Forgets a subscription; its partitions no longer wake it.
-    pub(super) fn drop_subscription(&mut self, index: u32) {
-        let Some(subscription) = self.subscriptions.remove(index) else { return };
+    /// Forgets a subscription; its partitions no longer wake it. Gives the number of its cursors.
+    pub(super) fn drop_subscription(&mut self, index: u32) -> usize {
+        let Some(subscription) = self.subscriptions.remove(index) else { return 0 };
         for cursor in &subscription.cursors {
             if let Some(partition) = self.state.partitions.get_mut(cursor.partition) {
                 partition.subscribers.retain(|subscriber| subscriber.subscription != index);
             }
         }
+        subscription.cursors.len()
     }
 
-    /// Ends a subscription from this side: its topic is gone. `connection` is the one that is out of its table.
-    pub(super) fn end_subscription(&mut self, connection: &mut Connection, index: u32, status: Status) {
-        let Some(subscription) = self.subscriptions.remove(index) else { return };
-        let header = FrameHeader::answer(Opcode::Unsubscribe, status, CorrelationId(0), subscription.id.0);
-        let socket = subscription.socket;
-        if socket == connection.socket {
-            connection.subscriptions.retain(|(_, known)| *known != index);
-            connection.outbox.push_header(&header);
-        } else if let Some(other) = self.connection_mut(socket) {
-            other.subscriptions.retain(|(_, known)| *known != index);
-            other.outbox.push_header(&header);
-            self.mark_dirty(socket);
-        }
+    /// What must be known to end a subscription later, when its index may have been given away again.
+    pub(super) fn ended_subscription(&self, index: u32) -> Option<EndedSubscription> {
+        let subscription = self.subscriptions.get(index)?;
+        Some(EndedSubscription { index, socket: subscription.socket, id: subscription.id })
     }
+
+    /// Ends a subscription from this side and tells its connection: its topic is gone.
+    pub(super) fn end_subscription(&mut self, ended: EndedSubscription, status: Status) {
+        if self.ended_subscription(ended.index) != Some(ended) {
+            return;
+        }
+        let cursors = self.drop_subscription(ended.index);
+        let Some(connection) = self.connection_mut(ended.socket) else { return };
+        connection.subscriptions.retain(|(_, known)| *known != ended.index);
+        connection.cursor_count -= cursors;
+        let header = FrameHeader::answer(Opcode::Unsubscribe, status, CorrelationId(0), ended.id.0);
+        connection.outbox.push_header(&header);
+        self.mark_dirty(ended.socket);
+    }
+}
+
+/// A subscription whose topic was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EndedSubscription {
+    index: u32,
+    socket: Socket,
+    id: SubscriptionId,
 }
 
 type SubscribeRefusal = (Status, String, Option<std::ops::RangeInclusive<u64>>);

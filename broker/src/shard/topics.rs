@@ -13,20 +13,18 @@ use super::commit::Waiting;
 use super::connection::Connection;
 use super::produce::status_of_full;
 use super::serving::Serving;
+use super::subscribe::EndedSubscription;
 use crate::catalog::Topic;
 use crate::io::Socket;
 use crate::journal::entry::{EntryKind, TopicCreated, topic_subject};
 use crate::limits::WAITERS_MAX;
 
 impl Serving {
-    /// Whether an answer about topics must wait for a change that a power cut could still undo; if so, the request
-    /// is kept and handled again.
+    /// If an answer about topics must wait for a change, the request is kept and handled again.
     fn waits_for_change(&mut self, connection: &mut Connection, frame: &Frame<'_>) -> bool {
-        let must_wait = self.catalog_changed > self.journal.durable();
-        if must_wait && self.waiters.len() < WAITERS_MAX {
+        let must_wait = self.catalog_is_in_doubt();
+        if must_wait {
             self.redo_when_durable(connection, frame);
-        } else if must_wait {
-            self.go_away(connection, Status::Busy, "too many requests wait for the disk");
         }
         must_wait
     }
@@ -69,7 +67,10 @@ impl Serving {
     }
 
     fn create_topic(&mut self, name: &str, partition_count: u32) -> Result<TopicKey, Status> {
-        if self.is_shutting_down() || self.waiters.len() == WAITERS_MAX {
+        if self.is_shutting_down() {
+            return Err(Status::ShuttingDown);
+        }
+        if self.waiters.len() >= WAITERS_MAX {
             return Err(Status::Busy);
         }
         let key = self
@@ -123,9 +124,9 @@ impl Serving {
         if self.waits_for_change(connection, frame) {
             return;
         }
-        match self.delete_topic(connection, request.name()) {
-            Ok(()) => {
-                let waiting = Waiting::TopicDeleted { correlation: frame.header.correlation() };
+        match self.delete_topic(request.name()) {
+            Ok(ended) => {
+                let waiting = Waiting::TopicDeleted { correlation: frame.header.correlation(), ended };
                 self.wait_for(self.catalog_changed, connection, waiting);
             }
             Err(status) => {
@@ -135,8 +136,12 @@ impl Serving {
         }
     }
 
-    fn delete_topic(&mut self, connection: &mut Connection, name: &str) -> Result<(), Status> {
-        if self.waiters.len() == WAITERS_MAX {
+    /// Deletes, and gives the subscriptions that are to be told when that is durable.
+    fn delete_topic(&mut self, name: &str) -> Result<Vec<EndedSubscription>, Status> {
+        if self.is_shutting_down() {
+            return Err(Status::ShuttingDown);
+        }
+        if self.waiters.len() >= WAITERS_MAX {
             return Err(Status::Busy);
         }
         let key = self.state.catalog.find(name).map_err(crate::catalog::CatalogError::status)?.key;
@@ -145,13 +150,22 @@ impl Serving {
         self.catalog_changed = self.journal.append(EntryKind::DeleteTopic, topic_subject(key), 8, |body| {
             body.copy_from_slice(&deleted_ms.to_le_bytes());
         });
-        for subscriber in self.state.apply_delete(key) {
-            self.end_subscription(connection, subscriber.subscription, Status::UnknownTopic);
-        }
-        Ok(())
+        let mut indexes: Vec<u32> =
+            self.state.apply_delete(key).iter().map(|subscriber| subscriber.subscription).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        Ok(indexes.into_iter().filter_map(|index| self.ended_subscription(index)).collect())
     }
 
-    pub(super) fn finish_delete_topic(&mut self, socket: Socket, correlation: CorrelationId) {
+    pub(super) fn finish_delete_topic(
+        &mut self,
+        socket: Socket,
+        correlation: CorrelationId,
+        ended: &[EndedSubscription],
+    ) {
+        for subscription in ended {
+            self.end_subscription(*subscription, Status::UnknownTopic);
+        }
         let Some(connection) = self.connection_mut(socket) else { return };
         connection.outbox.push_header(&FrameHeader::answer(Opcode::DeleteTopic, Status::Ok, correlation, 0));
         self.mark_dirty(socket);

@@ -3,7 +3,7 @@
 //! Deliberately not the client crate: a mistake made there and in the broker alike would go unseen.
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
-use protocol::batch::{Batch, BatchHeader};
+use protocol::batch::Batch;
 use protocol::envelope;
 use protocol::frame::{CreditGrant, FLAG_ANSWER, FLAG_RESUMES, Frame, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle};
@@ -179,7 +179,10 @@ impl Received {
             return violation("the answer to a Subscribe does not verify");
         };
         let partitions = subscribed.partitions();
-        Ok(partitions.iter().map(|partition| (Handle(partition.handle()), partition.start_offset())).collect())
+        Ok(partitions
+            .iter()
+            .map(|partition| (Handle(partition.handle()), partition.start_offset()))
+            .collect())
     }
 
     /// Of a fetch: the next offset.
@@ -197,7 +200,7 @@ impl Received {
     }
 }
 
-/// Checks a payload of batches and hands each out with its first offset and the one behind it.
+/// Checks a payload of batches of one partition and hands each out.
 pub(crate) fn each_batch(
     partition: Handle,
     payload: &[u8],
@@ -209,7 +212,7 @@ pub(crate) fn each_batch(
             Ok(batch) => batch,
             Err(error) => return violation(format!("a batch of {partition} is not one: {error}")),
         };
-        let header: &BatchHeader = batch.header();
+        let header = batch.header();
         if !header.is_placed_in(partition) {
             return violation(format!("a batch at {} is not placed in {partition}", header.base_offset()));
         }

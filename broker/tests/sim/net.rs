@@ -17,7 +17,7 @@ use crate::luck::Luck;
 use crate::report::Kind;
 
 /// What the kernel holds of each direction of a connection.
-pub(crate) const SOCKET_BYTES: usize = 64 << 10;
+const SOCKET_BYTES: usize = 64 << 10;
 
 const HOP_NS: Range<u64> = 3_000..40_000;
 const SLOW_FACTOR: u64 = 40;
@@ -133,17 +133,16 @@ impl Net {
         self.links.get(&socket).is_none_or(|link| link.has_ended && link.inbox.is_empty())
     }
 
+    /// Whether the shard has closed a connection; its client may not have heard of it.
+    pub(crate) fn was_closed(&self, socket: Socket) -> bool {
+        self.links.get(&socket).is_none_or(|link| link.server_is_gone)
+    }
+
     /// A client does not read before a time.
     pub(crate) fn stall(&mut self, socket: Socket, until_ns: u64) {
         if let Some(link) = self.links.get_mut(&socket) {
             link.reads_from_ns = until_ns;
         }
-    }
-
-    /// A client that did not read goes on.
-    pub(crate) fn read_again(&mut self, socket: Socket, luck: &mut Luck) {
-        self.stall(socket, 0);
-        self.leave_later(socket, luck);
     }
 
     /// A client closes: what it has written still arrives, what it has not read is lost.

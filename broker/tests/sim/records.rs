@@ -36,7 +36,7 @@ pub(crate) fn content(record: u64) -> Vec<u8> {
     let mut state = mix(record);
     let length = match record >> CLASS_SHIFT {
         0 => 8 + state % 100,
-        1 => 300 + state % 6_000,
+        1 => 300 + state % 3_000,
         _ => 30_000 + state % 40_000,
     };
     let mut bytes = record.to_le_bytes().to_vec();

@@ -170,7 +170,7 @@ impl Scan {
         if bytes.len() < PAGE_BYTES {
             return Ok(Looked::Unread(PAGE_BYTES as u64));
         }
-        let Some(header) = BlockHeader::peek(bytes, self.identity.shard) else { return Ok(Looked::Other) };
+        let Some(header) = BlockHeader::read(bytes, self.identity) else { return Ok(Looked::Other) };
         let length = u64::from(header.block_length.get());
         if length > self.layout.file_bytes - self.at.position || !self.continues(&header) {
             return Ok(Looked::Other);
@@ -198,6 +198,7 @@ impl Scan {
 
     fn on_good(&mut self, length: u64) {
         self.aim = Aim::Chain;
+        self.saw_torn = false;
         self.at.position += length;
         self.end_of_good = self.at;
         self.expected = self.expected.next();
@@ -232,21 +233,13 @@ impl Scan {
         self.aim = Aim::Evidence;
     }
 
-    /// Looks at one page as the start of any valid block, of any epoch.
+    /// Looks at one page as the start of any block that was ever sealed, of any epoch: its header is enough.
     fn look_for_evidence(&mut self) -> Looked {
         let bytes = self.in_window();
         if bytes.len() < PAGE_BYTES {
             return Looked::Unread(PAGE_BYTES as u64);
         }
-        let Some(header) = BlockHeader::peek(bytes, self.identity.shard) else { return Looked::Other };
-        let length = u64::from(header.block_length.get());
-        if length > self.layout.file_bytes - self.at.position {
-            return Looked::Other;
-        }
-        if length > bytes.len() as u64 {
-            return Looked::Unread(length);
-        }
-        if Block::check_sum(bytes, self.identity).is_some() {
+        if let Some(header) = BlockHeader::read(bytes, self.identity) {
             let seen = Evidence::of_block(header.block_sequence(), header.durable().sequence());
             self.durable_seen = self.durable_seen.max(seen);
             self.highest_epoch = self.highest_epoch.max(Epoch(header.epoch.get()));

@@ -1,0 +1,137 @@
+//! The simulator: the broker's shard, unchanged, on a hostile disk and network, in virtual time, from a seed.
+//!
+//! A seed that fails is printed as `SEED=n` and run again with that in the environment; `SEEDS=n` runs so many, from
+//! `SEED` or 0 on. `sim/harness.rs` says what a run is, `sim/model.rs` what must hold. The other tests here show that
+//! the simulator sees what it should: broken builds, rotten bits, and its own sameness.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends at the first surprise")]
+
+#[path = "sim/actions.rs"]
+mod actions;
+#[path = "sim/audit.rs"]
+mod audit;
+#[path = "sim/blocks.rs"]
+mod blocks;
+#[path = "sim/client.rs"]
+mod client;
+#[path = "sim/consumer.rs"]
+mod consumer;
+#[path = "sim/disk.rs"]
+mod disk;
+#[path = "sim/disk_tests.rs"]
+mod disk_tests;
+#[path = "sim/frames.rs"]
+mod frames;
+#[path = "sim/harness.rs"]
+mod harness;
+#[path = "sim/image.rs"]
+mod image;
+#[path = "sim/luck.rs"]
+mod luck;
+#[path = "sim/model.rs"]
+mod model;
+#[path = "sim/net.rs"]
+mod net;
+#[path = "sim/peer.rs"]
+mod peer;
+#[path = "sim/peer_tests.rs"]
+mod peer_tests;
+#[path = "sim/producer.rs"]
+mod producer;
+#[path = "sim/records.rs"]
+mod records;
+#[path = "sim/report.rs"]
+mod report;
+#[path = "sim/stories.rs"]
+mod stories;
+#[path = "sim/topics.rs"]
+mod topics;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use broker::journal::Durability;
+use broker::mutants::{self, Mutant};
+
+use harness::{RunConfig, run};
+use report::Report;
+
+const FIXED_SEEDS: u64 = 40;
+/// Seeds within which a broken build must have been caught.
+const MUTANT_SEEDS: u64 = 60;
+
+/// Prints the seed of a run that panics.
+struct SeedNote(u64);
+
+impl Drop for SeedNote {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("SEED={}", self.0);
+        }
+    }
+}
+
+fn number_from_environment(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+fn run_or_panic(seed: u64) -> Report {
+    let _note = SeedNote(seed);
+    run(seed, &RunConfig::of_seed(seed)).unwrap_or_else(|violation| panic!("SEED={seed}: {violation}"))
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let from = number_from_environment("SEED");
+    let count = number_from_environment("SEEDS").unwrap_or(if from.is_some() { 1 } else { FIXED_SEEDS });
+    let first = from.unwrap_or(0);
+    let mut sum = Report::default();
+    for seed in first..first + count {
+        let report = run_or_panic(seed);
+        assert!(report.operations >= 200, "SEED={seed}: only {} operations", report.operations);
+        sum.merge(&report);
+    }
+    println!("{count} seeds: {sum}");
+    if from.is_none() && count >= FIXED_SEEDS {
+        assert!(sum.missing().is_empty(), "never happened: {:?}", sum.missing());
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in [3, 8] {
+        assert_eq!(run_or_panic(seed), run_or_panic(seed), "SEED={seed}");
+    }
+    assert_ne!(run_or_panic(3).trace, run_or_panic(4).trace);
+}
+
+/// Runs seeds on a broken build until one is caught, and says what was seen.
+fn catch(mutant: Mutant) -> Option<String> {
+    let caught = (0..MUTANT_SEEDS).find_map(|seed| {
+        let mut config = RunConfig::of_seed(seed);
+        config.world.durability = Durability::WriteThenFlush;
+        mutants::set(Some(mutant));
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, &config)));
+        mutants::set(None);
+        match outcome {
+            Ok(Ok(_)) => None,
+            Ok(Err(violation)) => Some(format!("seed {seed}: {violation}")),
+            Err(_) => Some(format!("seed {seed}: a panic")),
+        }
+    });
+    println!("{mutant:?}: {caught:?}");
+    caught
+}
+
+#[test]
+fn a_build_that_acks_before_the_flush_is_caught() {
+    assert!(catch(Mutant::AckBeforeFlush).is_some());
+}
+
+#[test]
+fn a_build_that_reuses_an_epoch_is_caught() {
+    assert!(catch(Mutant::ReuseEpoch).is_some());
+}
