@@ -114,7 +114,7 @@ mod tests {
         for _ in 0..SEND_PARTS_MAX {
             parts.push(slice.clone()).unwrap();
         }
-        assert_eq!(parts.push(slice.clone()).unwrap_err().len(), 10);
+        assert_eq!(parts.push(slice).unwrap_err().len(), 10);
         assert_eq!((parts.len(), parts.bytes()), (SEND_PARTS_MAX, SEND_PARTS_MAX * 10));
     }
 

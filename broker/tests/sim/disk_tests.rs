@@ -57,7 +57,7 @@ fn filled(seed: u64) -> Result<(World, Model), Violation> {
 fn blocks_of(file: &[u8]) -> Vec<(usize, usize)> {
     let mut blocks = Vec::new();
     let mut position = 0;
-    while let Some(header) = file.get(position..).and_then(|page| header_of(page)) {
+    while let Some(header) = file.get(position..).and_then(header_of) {
         let end = position + header.block_length.get() as usize;
         blocks.push((position, end));
         position = end;

@@ -411,7 +411,7 @@ fn with_more_partitions_than_gates_probes_wait_for_every_answer_and_go_first() {
     rig.now_ns = 20 * MS_NS;
     let probes = rig.poll();
     assert_eq!(probes.len(), usize::from(partition_count));
-    assert!(probes.iter().all(|probe| probe.resumes && texts(&[probe.clone()]) == ["!first"]));
+    assert!(probes.iter().all(|probe| probe.resumes && texts(std::slice::from_ref(probe)) == ["!first"]));
     for probe in &probes {
         rig.ack(probe, 0);
     }
