@@ -9,6 +9,7 @@ use protocol::limits::FRAME_BYTES_MAX;
 use serde::Deserialize;
 
 use crate::cli::ServeArgs;
+use crate::durability::DurabilityMode;
 use crate::limits::{
     HEARTBEAT_MS_DEFAULT, JOURNAL_BYTES_DEFAULT, JOURNAL_FILE_BYTES_DEFAULT, JOURNAL_FILE_BYTES_MIN,
     JOURNAL_FILES_MAX, JOURNAL_PENDING_BYTES_MAX, MEMORY_BESIDE_TAILS_BYTES, PAGE_BYTES,
@@ -64,6 +65,7 @@ struct ConfigFile {
     heartbeat_ms: Option<u32>,
     cores: Option<String>,
     waiting: Option<WaitingMode>,
+    durability: Option<DurabilityMode>,
     volatile: Option<bool>,
 }
 
@@ -101,6 +103,8 @@ pub struct Config {
     pub cores: Cores,
     /// How the core waits.
     pub waiting: WaitingMode,
+    /// How blocks become durable.
+    pub durability: DurabilityMode,
     /// Serve a directory that a power cut empties.
     pub volatile: bool,
 }
@@ -144,6 +148,9 @@ impl Config {
             heartbeat_ms: file.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT),
             cores: cores(args.cores.as_deref().or(file.cores.as_deref()))?,
             waiting: waiting(args.waiting.as_deref())?.or(file.waiting).unwrap_or(WaitingMode::Adaptive),
+            durability: durability(args.durability.as_deref())?
+                .or(file.durability)
+                .unwrap_or(DurabilityMode::Auto),
             volatile: args.volatile || file.volatile.unwrap_or(false),
         };
         config.check()?;
@@ -248,6 +255,16 @@ fn waiting(text: Option<&str>) -> Result<Option<WaitingMode>, ConfigError> {
         Some("park") => Ok(Some(WaitingMode::Park)),
         Some("busy") => Ok(Some(WaitingMode::Busy)),
         Some(other) => refuse("waiting", format!("'{other}' is not adaptive, park or busy")),
+    }
+}
+
+fn durability(text: Option<&str>) -> Result<Option<DurabilityMode>, ConfigError> {
+    match text {
+        None => Ok(None),
+        Some("auto") => Ok(Some(DurabilityMode::Auto)),
+        Some("flush") => Ok(Some(DurabilityMode::Flush)),
+        Some("sync") => Ok(Some(DurabilityMode::Sync)),
+        Some(other) => refuse("durability", format!("'{other}' is not auto, flush or sync")),
     }
 }
 

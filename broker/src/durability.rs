@@ -19,8 +19,22 @@ use crate::limits::PAGE_BYTES;
 
 /// Pages of the probe's file; each round writes the next.
 const PROBE_PAGES: u64 = 64;
-/// Commits of each kind; the median counts.
+/// Commits of each kind in a group; the median counts.
 const PROBE_ROUNDS: u64 = 15;
+/// Groups: synced writes are chosen only if they win clearly in each, so that noise does not decide.
+const PROBE_GROUPS: usize = 3;
+
+/// The operator's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilityMode {
+    /// From the device and a probe.
+    Auto,
+    /// Plain writes, then a flush.
+    Flush,
+    /// Each write carries its own sync.
+    Sync,
+}
 
 /// The choice, and why.
 #[derive(Clone, Debug)]
@@ -41,7 +55,13 @@ pub fn choose(
     reactor: &mut Reactor,
     pool: &Pool,
     other_cpus: &[usize],
+    mode: DurabilityMode,
 ) -> std::io::Result<Choice> {
+    match mode {
+        DurabilityMode::Auto => {}
+        DurabilityMode::Flush => return Ok(chosen(Durability::WriteThenFlush, "as configured")),
+        DurabilityMode::Sync => return Ok(chosen(Durability::SyncedWrites, "as configured")),
+    }
     let device = device_of(directory).ok();
     let (cache, fua) =
         device.as_ref().map_or((WriteCache::Unknown, None), |device| (device.write_cache, device.fua));
@@ -50,8 +70,10 @@ pub fn choose(
         (WriteCache::Through, _) => (Durability::SyncedWrites, "writes through".to_owned()),
         (WriteCache::Back, Some(true)) => (Durability::SyncedWrites, "write-back cache with FUA".to_owned()),
         (WriteCache::Back | WriteCache::Unknown, _) => {
-            let (flush_us, sync_us) = probe(directory, reactor, pool, other_cpus)?;
-            let faster = if sync_us * 10 < flush_us * 9 {
+            let groups = probe(directory, reactor, pool, other_cpus)?;
+            let (flush_us, sync_us) = groups[PROBE_GROUPS / 2];
+            let wins_clearly = |(flush_us, sync_us): &(u64, u64)| sync_us * 4 < flush_us * 3;
+            let faster = if groups.iter().all(wins_clearly) {
                 Durability::SyncedWrites
             } else {
                 Durability::WriteThenFlush
@@ -61,20 +83,24 @@ pub fn choose(
             (faster, format!("{cache}; probe with busy CPUs: flush {flush_us} us, synced write {sync_us} us"))
         }
     };
+    Ok(chosen(durability, &format!("{name}: {why}")))
+}
+
+fn chosen(durability: Durability, why: &str) -> Choice {
     let strategy = match durability {
         Durability::SyncedWrites => "synced writes",
         Durability::WriteThenFlush => "write + flush",
     };
-    Ok(Choice { durability, text: format!("{strategy} ({name}: {why})") })
+    Choice { durability, text: format!("{strategy} ({why})") }
 }
 
-/// Median time of one commit of either kind, in microseconds, while every other CPU is busy.
+/// Median times of one commit of either kind, in microseconds, of each group, while every other CPU is busy.
 fn probe(
     directory: &Path,
     reactor: &mut Reactor,
     pool: &Pool,
     other_cpus: &[usize],
-) -> std::io::Result<(u64, u64)> {
+) -> std::io::Result<[(u64, u64); PROBE_GROUPS]> {
     let path = directory.join("probe.tmp");
     let descriptor = open_direct(&path, true).map_err(std::io::Error::other)?;
     let outcome = probe_file(descriptor, reactor, pool, other_cpus);
@@ -87,22 +113,27 @@ fn probe_file(
     reactor: &mut Reactor,
     pool: &Pool,
     other_cpus: &[usize],
-) -> std::io::Result<(u64, u64)> {
+) -> std::io::Result<[(u64, u64); PROBE_GROUPS]> {
     let no_memory = || std::io::Error::other("no memory for the probe");
     let mut zeros = pool.buffer(PAGE_BYTES).ok_or_else(no_memory)?;
     let never = AtomicBool::new(false);
     write_zeros(&descriptor, PROBE_PAGES * PAGE_BYTES as u64, &mut zeros, &never)?;
     let file = reactor.add_file(descriptor);
     let busy = BusyCpus::start(other_cpus)?;
-    let mut samples = (Vec::new(), Vec::new());
-    for round in 0..PROBE_ROUNDS {
-        let position = round * 2 % PROBE_PAGES * PAGE_BYTES as u64;
-        samples.0.push(commit(reactor, pool, file, position, WriteSync::None)?);
-        samples.1.push(commit(reactor, pool, file, position + PAGE_BYTES as u64, WriteSync::Data)?);
+    let mut groups = [(0, 0); PROBE_GROUPS];
+    for group in &mut groups {
+        let mut samples = (Vec::new(), Vec::new());
+        for round in 0..PROBE_ROUNDS {
+            let position = round * 2 % PROBE_PAGES * PAGE_BYTES as u64;
+            samples.0.push(commit(reactor, pool, file, position, WriteSync::None)?);
+            samples.1.push(commit(reactor, pool, file, position + PAGE_BYTES as u64, WriteSync::Data)?);
+        }
+        *group = (median_us(&mut samples.0), median_us(&mut samples.1));
     }
+    groups.sort_unstable();
     drop(busy);
     reactor.remove_file(file);
-    Ok((median_us(&mut samples.0), median_us(&mut samples.1)))
+    Ok(groups)
 }
 
 fn median_us(samples: &mut [u64]) -> u64 {

@@ -163,7 +163,7 @@ fn prepare(
     })?;
     let pool = Pool::new(config.memory_bytes as usize)?;
     let others: Vec<usize> = cpus.iter().copied().filter(|cpu| Some(*cpu) != core).collect();
-    let choice = durability::choose(data_dir.path(), &mut reactor, &pool, &others)
+    let choice = durability::choose(data_dir.path(), &mut reactor, &pool, &others, config.durability)
         .map_err(system("probe the data directory's device"))?;
     let (mode, waiting_text) = waiting(config.waiting);
 

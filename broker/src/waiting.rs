@@ -11,10 +11,12 @@ pub const COMMIT_SPIN_NS_MAX: u64 = 1_000_000;
 /// Spin after the last completion: the next request often follows at once.
 pub const IDLE_SPIN_NS: u64 = 50_000;
 /// Commits between two comparisons.
-const COMMITS_PER_PERIOD: u64 = 4_096;
+const COMMITS_PER_PERIOD: u64 = 65_536;
 /// Commits of each kind in a comparison; the first ones of a kind are not counted.
 const COMMITS_PER_SAMPLE: u64 = 64;
 const COMMITS_TO_SETTLE: u64 = 8;
+/// A longer commit counts as this long: one stall of the disk must not decide.
+const OBSERVATION_NS_MAX: u64 = 1_000_000;
 
 /// The operator's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -108,7 +110,7 @@ impl WaitPolicy {
         };
         if is_settled {
             sample.commits += commits;
-            sample.nanoseconds += nanoseconds;
+            sample.nanoseconds += nanoseconds.min(commits * OBSERVATION_NS_MAX);
         }
         if sample.commits >= COMMITS_PER_SAMPLE {
             self.end_sample();
@@ -132,7 +134,8 @@ impl WaitPolicy {
         self.trial = match self.trial {
             Trial::Spinning => Trial::Parked,
             Trial::Parked | Trial::Settled { .. } => {
-                Trial::Settled { spins: self.spinning.mean_ns() <= self.parked.mean_ns() }
+                // Parking must be clearly faster: it costs the next request its wake-up.
+                Trial::Settled { spins: self.spinning.mean_ns() * 9 <= self.parked.mean_ns() * 10 }
             }
         };
     }

@@ -322,6 +322,11 @@ fn a_full_journal_answers_disk_full_and_still_serves_what_it_has() {
             }
         }
     }
+    let lines = data.path().join("more.txt");
+    std::fs::write(&lines, "one line more\n".repeat(100)).unwrap();
+    let output = broker.run(&["produce", "full", "--batch-bytes", "64", "--file", lines.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no space"));
     client.create_topic("still-possible", 1).unwrap();
     assert!(client.describe_topic("full").unwrap().partitions[0].end_offset.0 >= acked);
     broker.kill();

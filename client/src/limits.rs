@@ -4,6 +4,9 @@
 
 use protocol::limits::{CLIENT_NAME_BYTES_MAX, FRAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 
+/// Room that a batch leaves in a frame, for the header and envelope of an answer that it may come back in: the broker
+/// refuses longer ones.
+pub const ANSWER_OVERHEAD_BYTES: usize = 4 << 10;
 /// Room in the receive buffer behind one frame of the granted length: the next frames arrive with the last bytes.
 pub const RECEIVE_SLACK_BYTES: usize = 64 << 10;
 /// Longest frame before `Hello` was answered: the answer, a heartbeat or a goodbye.

@@ -65,6 +65,9 @@ pub struct TargetArgs {
     /// How the broker that is started waits
     #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
     pub waiting: Waiting,
+    /// How the started broker makes records durable
+    #[arg(long, value_enum, default_value_t = Durability::Auto)]
+    pub durability: Durability,
     /// Length of its journal (512MiB, 2GiB, ...); sized for the run if absent
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub journal_bytes: Option<u64>,
@@ -233,6 +236,35 @@ pub enum Waiting {
     Park,
     /// Never sleeps
     Busy,
+}
+
+/// How a started broker makes records durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// As it finds best for the device; a comparison uses `flush` for both
+    Auto,
+    /// Plain writes, then a flush
+    Flush,
+    /// Each write carries its own sync
+    Sync,
+}
+
+impl Durability {
+    /// As on the broker's command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Flush => "flush",
+            Self::Sync => "sync",
+        }
+    }
+
+    /// The same for both sides of a comparison.
+    #[must_use]
+    pub fn pinned(self) -> Self {
+        if self == Self::Auto { Self::Flush } else { self }
+    }
 }
 
 impl Waiting {

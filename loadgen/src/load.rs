@@ -123,6 +123,7 @@ impl Place {
             kind: args.target,
             core: Some(args.broker_core.unwrap_or(*first)),
             waiting: args.waiting,
+            durability: args.durability,
             journal_bytes,
             memory_bytes,
             partitions: load.partitions,
@@ -133,9 +134,10 @@ impl Place {
         Ok(Self { remote: args.connect, child, core, cpus })
     }
 
-    /// The same with another kind of broker to start.
+    /// One side of a comparison: this kind of broker, and the same way to be durable for both.
     pub(crate) fn with_kind(&self, kind: TargetKind) -> Self {
-        Self { child: ChildOptions { kind, ..self.child.clone() }, ..self.clone() }
+        let durability = self.child.durability.pinned();
+        Self { child: ChildOptions { kind, durability, ..self.child.clone() }, ..self.clone() }
     }
 
     /// Starts the broker, or finds it, and waits until its journal is prepared.

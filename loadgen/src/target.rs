@@ -14,7 +14,7 @@ use std::time::Duration;
 use reactor::file::{FileSystemKind, file_system_kind};
 use tempfile::TempDir;
 
-use crate::cli::{TargetKind, Waiting};
+use crate::cli::{Durability, TargetKind, Waiting};
 
 /// This program's own file, also when it was replaced since it was started.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
@@ -51,6 +51,8 @@ pub(crate) struct ChildOptions {
     pub(crate) core: Option<usize>,
     /// How it waits.
     pub(crate) waiting: Waiting,
+    /// How it makes records durable.
+    pub(crate) durability: Durability,
     /// Length of its journal, or of the floor's file.
     pub(crate) journal_bytes: u64,
     /// The broker's memory budget.
@@ -174,6 +176,10 @@ fn arguments(options: &ChildOptions, listen: SocketAddr) -> Vec<String> {
     };
     arguments.push(format!("--listen={listen}"));
     arguments.push(format!("--waiting={}", options.waiting.name()));
+    arguments.push(match options.kind {
+        TargetKind::Broker => format!("--durability={}", options.durability.name()),
+        TargetKind::Floor => format!("--durability={}", options.durability.pinned().name()),
+    });
     arguments.extend(match (options.kind, options.core) {
         (TargetKind::Broker, core) => {
             Some(format!("--cores={}", core.map_or_else(|| "none".to_owned(), |core| core.to_string())))
@@ -234,6 +240,7 @@ mod tests {
             kind: TargetKind::Broker,
             core: Some(3),
             waiting: Waiting::Park,
+            durability: Durability::Auto,
             journal_bytes: 1 << 30,
             memory_bytes: 2 << 30,
             partitions: 4,
@@ -245,14 +252,14 @@ mod tests {
         assert_eq!(
             broker,
             "internal-broker --journal-bytes=1073741824 --memory-bytes=2147483648 --listen=127.0.0.1:0 \
-             --waiting=park --cores=3"
+             --waiting=park --durability=auto --cores=3"
         );
         let floor =
             arguments(&ChildOptions { kind: TargetKind::Floor, core: None, ..options }, listen).join(" ");
         assert_eq!(
             floor,
             "internal-floor --file-bytes=1073741824 --partitions=4 --receive-bytes=1048576 --listen=127.0.0.1:0 \
-             --waiting=park"
+             --waiting=park --durability=flush"
         );
     }
 }

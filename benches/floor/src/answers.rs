@@ -20,10 +20,10 @@ use zerocopy::IntoBytes;
 use crate::connection::Outbox;
 use crate::{Durability, Options};
 
-/// Bytes of produce frames that a client may have in flight.
-const WINDOW_BYTES: u32 = 64 << 20;
+/// Bytes of produce frames that a client may have in flight: as the broker grants by default.
+const WINDOW_BYTES: u32 = 4 << 20;
 /// Requests that a client may have in flight.
-const REQUESTS_IN_FLIGHT_MAX: u32 = 1_000_000;
+const REQUESTS_IN_FLIGHT_MAX: u32 = 1_024;
 /// What frame, batch and index take from the longest record of a frame.
 const FRAME_OVERHEAD_BYTES: usize = 1024;
 

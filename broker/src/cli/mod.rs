@@ -95,6 +95,9 @@ pub struct ServeArgs {
     /// How a core waits: adaptive, park or busy
     #[arg(long, value_name = "POLICY")]
     pub waiting: Option<String>,
+    /// How blocks become durable: auto (from the device and a probe), flush, or sync
+    #[arg(long, value_name = "HOW")]
+    pub durability: Option<String>,
     /// Serve a data directory on tmpfs or ramfs, which a power cut empties
     #[arg(long)]
     pub volatile: bool,

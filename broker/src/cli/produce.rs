@@ -83,6 +83,7 @@ pub(super) fn run(address: &str, args: &ProduceArgs) -> Result<(), Failure> {
         placement: args.partition.map_or(Placement::ByKey, Placement::Partition),
         tally: Tally::default(),
         prints_acked: args.print_acked,
+        is_full: false,
         acked_lines: String::new(),
     };
     let started = Instant::now();
@@ -95,6 +96,8 @@ pub(super) fn run(address: &str, args: &ProduceArgs) -> Result<(), Failure> {
 /// One run over the input.
 struct Run {
     producer: BlockingProducer,
+    /// The broker gave a batch up for want of space.
+    is_full: bool,
     separator: Option<String>,
     placement: Placement,
     tally: Tally,
@@ -132,6 +135,9 @@ impl Run {
         loop {
             let sent = self.producer.send(self.placement, &record);
             self.take_results();
+            if self.is_full {
+                return Err(self.give_up_full());
+            }
             match sent {
                 Ok(_) => return Ok(()),
                 // A slow broker; one that refuses for too long fails batches, which makes room.
@@ -155,6 +161,9 @@ impl Run {
         loop {
             let flushed = self.producer.flush(FLUSH_WAIT);
             self.take_results();
+            if self.is_full {
+                return Err(self.give_up_full());
+            }
             match flushed {
                 Ok(()) => return Ok(()),
                 Err(ClientError::TimedOut) => {}
@@ -163,9 +172,17 @@ impl Run {
         }
     }
 
+    fn give_up_full(&mut self) -> Failure {
+        self.producer.abandon();
+        self.take_results();
+        Failure::new(EXIT_FAILED, "the broker has no space for more records")
+    }
+
     fn take_results(&mut self) {
         while let Some(result) = self.producer.next_result() {
             self.tally.add(&result);
+            // Nothing frees space while we wait: what is not sent yet would only be refused one by one.
+            self.is_full |= matches!(result.outcome, Outcome::Failed { status: Status::DiskFull });
             if let Outcome::Acked { first_offset } = result.outcome
                 && self.prints_acked
             {

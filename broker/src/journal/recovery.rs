@@ -110,6 +110,7 @@ enum Phase {
     SyncFiles { next: usize },
     ReadSuperblock,
     PrepareSuperblock,
+    CheckFirstFile,
     Scan,
     WriteSuperblock { copy: usize },
     PrepareFirstFile,
@@ -228,8 +229,8 @@ impl Recovery {
     fn sync_next_file(&mut self, ops: &mut Vec<Op>) {
         let Phase::SyncFiles { next } = &mut self.phase else { unreachable!("called while syncing") };
         if let Some(file) = self.config.files.keys().nth(*next) {
+            ops.push(Op::Flush { token: Token(*next as u64), file: *file });
             *next += 1;
-            ops.push(Op::Flush { token: Token(0), file: *file });
             return;
         }
         let buffer = self.pool.buffer(SUPERBLOCK_FILE_BYTES as usize).expect("the pool is fresh");
@@ -240,19 +241,16 @@ impl Recovery {
 
     fn on_flushed(
         &mut self,
-        _token: Token,
+        token: Token,
         result: Result<(), IoError>,
         ops: &mut Vec<Op>,
     ) -> Result<(), RecoveryError> {
-        check("flush", File::Superblock, result)?;
+        let file = self.config.files.keys().nth(token.0 as usize).copied().unwrap_or(File::Superblock);
+        check("flush", file, result)?;
         match self.phase {
             Phase::SyncFiles { .. } => self.sync_next_file(ops),
             Phase::WriteSuperblock { copy } if copy + 1 < SUPERBLOCK_COPIES => {
                 self.write_superblock(copy + 1, ops);
-            }
-            Phase::WriteSuperblock { .. } if self.file_count == 0 => {
-                self.phase = Phase::PrepareFirstFile;
-                ops.push(Op::PrepareFile { file: File::Journal(0), bytes: self.config.layout.file_bytes });
             }
             Phase::WriteSuperblock { .. } => self.phase = Phase::Done,
             _ => unreachable!("recovery flushes only when syncing and writing"),
@@ -262,10 +260,10 @@ impl Recovery {
 
     fn on_prepared(&mut self, ops: &mut Vec<Op>) -> Result<(), RecoveryError> {
         match self.phase {
-            Phase::PrepareSuperblock => self.begin_epoch(ops),
+            Phase::PrepareSuperblock => self.prepare_first_file(ops),
             Phase::PrepareFirstFile => {
                 self.file_count = 1;
-                self.phase = Phase::Done;
+                self.begin_epoch(ops);
             }
             _ => unreachable!("recovery prepares the superblock and the first file"),
         }
@@ -283,6 +281,14 @@ impl Recovery {
         if matches!(self.phase, Phase::ReadSuperblock) {
             check("read", File::Superblock, result)?;
             return self.on_superblock_read(&buffer, ops);
+        }
+        if matches!(self.phase, Phase::CheckFirstFile) {
+            check("read", File::Journal(0), result)?;
+            if buffer[..PAGE_BYTES].iter().any(|byte| *byte != 0) {
+                return Err(RecoveryError::NoSuperblock);
+            }
+            self.begin_epoch(ops);
+            return Ok(());
         }
         let file = u32::try_from(token.0).expect("the token of a scan's read is its file's number");
         check("read", File::Journal(file), result)?;
@@ -304,12 +310,13 @@ impl Recovery {
         let newest = copies.into_iter().flatten().max_by_key(|superblock| superblock.epoch);
         let Some(superblock) = newest else {
             let is_unwritten = copies.iter().all(|copy| *copy == Err(SuperblockError::Empty));
-            if is_unwritten && self.file_count == 0 {
-                self.report.is_fresh = true;
-                self.begin_epoch(ops);
-                return Ok(());
+            if !is_unwritten || self.file_count > 1 {
+                return Err(RecoveryError::NoSuperblock);
             }
-            return Err(RecoveryError::NoSuperblock);
+            // An earlier start died before its first epoch.
+            self.report.is_fresh = true;
+            self.check_first_file(ops);
+            return Ok(());
         };
         if superblock.shard_count != self.config.shard_count {
             return Err(RecoveryError::ShardCount(superblock.shard_count));
@@ -319,13 +326,6 @@ impl Recovery {
         }
         self.superblock = superblock;
         self.highest_epoch = superblock.epoch;
-        if self.file_count == 0 {
-            if superblock.first_sequence > BlockSequence::FIRST {
-                return Err(RecoveryError::MissingFile(0));
-            }
-            self.begin_epoch(ops);
-            return Ok(());
-        }
         self.phase = Phase::Scan;
         let mut scan = Scan::new(self.identity(), self.config.layout, self.file_count);
         scan.begin(ops, &self.pool)?;
@@ -348,6 +348,24 @@ impl Recovery {
         self.cursor = scan.end_of_good;
         self.begin_epoch(ops);
         Ok(())
+    }
+
+    /// The first journal file is there before the first superblock says so.
+    fn prepare_first_file(&mut self, ops: &mut Vec<Op>) {
+        self.phase = Phase::PrepareFirstFile;
+        ops.push(Op::PrepareFile { file: File::Journal(0), bytes: self.config.layout.file_bytes });
+    }
+
+    /// Without a superblock, a journal file that was ever written to is damage, not a new directory.
+    fn check_first_file(&mut self, ops: &mut Vec<Op>) {
+        if self.file_count == 0 {
+            self.prepare_first_file(ops);
+            return;
+        }
+        let buffer = self.pool.buffer(PAGE_BYTES).expect("the pool is fresh");
+        self.phase = Phase::CheckFirstFile;
+        let file = File::Journal(0);
+        ops.push(Op::Read { token: Token(0), file, position: 0, buffer, bytes: PAGE_BYTES });
     }
 
     fn begin_epoch(&mut self, ops: &mut Vec<Op>) {

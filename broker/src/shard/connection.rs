@@ -146,8 +146,14 @@ impl Connection {
         pool: &Pool,
     ) -> Result<Option<usize>, FrameError> {
         let rest = parsed..self.filled;
-        let wanted = protocol::frame::FrameHeader::read(&buffer[rest.clone()], frame_bytes_max)?
-            .map_or(0, protocol::frame::FrameHeader::frame_bytes);
+        let header = protocol::frame::FrameHeader::read(&buffer[rest.clone()], frame_bytes_max);
+        let wanted = match header {
+            Ok(header) => header.map_or(0, protocol::frame::FrameHeader::frame_bytes),
+            Err(error) => {
+                self.buffer = Some(buffer);
+                return Err(error);
+            }
+        };
         self.filled = rest.len();
         if wanted > buffer.capacity() {
             let Some(mut long) = pool.buffer(wanted) else {

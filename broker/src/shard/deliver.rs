@@ -32,7 +32,9 @@ impl Serving {
             let Some(mut connection) = self.connections.get_mut(slot).and_then(Option::take) else {
                 continue;
             };
-            if connection.buffer.is_some() && connection.may_read() {
+            if connection.stage == Stage::Leaving {
+                self.rearm_leaving(&mut connection);
+            } else if connection.buffer.is_some() && connection.may_read() {
                 self.handle_received(&mut connection);
             }
             self.put_connection(connection);
@@ -59,7 +61,8 @@ impl Serving {
     fn send(&mut self, connection: &mut Connection) {
         let Some(mut parts) = connection.outbox.begin_send() else { return };
         if connection.stage != Stage::Leaving {
-            while Self::has_room_for_fetch(&parts)
+            while parts.bytes() < DELIVERY_IN_FLIGHT_BYTES_MAX
+                && Self::has_room_for_fetch(&parts)
                 && let Some(fetch) = connection.fetches.pop_front()
             {
                 self.finish_fetch(connection, fetch, &mut parts);

@@ -75,6 +75,7 @@ impl Serving {
             Ok(Some(frame_bytes)) => self.discard_frame(connection, frame_bytes),
             Err(error) => {
                 self.refuse_bytes(connection, error);
+                self.rearm_leaving(connection);
                 return;
             }
         }
@@ -93,9 +94,9 @@ impl Serving {
         }
     }
 
-    fn rearm_leaving(&mut self, connection: &mut Connection) {
-        connection.filled = 0;
+    pub(super) fn rearm_leaving(&mut self, connection: &mut Connection) {
         if let Some(buffer) = connection.buffer.take() {
+            connection.filled = 0;
             self.ops.push(Op::Receive { socket: connection.socket, buffer, start: 0, poll_first: true });
         }
     }

@@ -110,6 +110,11 @@ impl Report {
         *self.counts.entry(kind).or_default() += count;
     }
 
+    /// How often a life ended without a clean end.
+    pub(crate) fn crash_count(&self) -> u64 {
+        [Kind::PowerCut, Kind::Kill, Kind::PowerCutAfterKill].into_iter().map(|kind| self.count(kind)).sum()
+    }
+
     pub(crate) fn count(&self, kind: Kind) -> u64 {
         self.counts.get(&kind).copied().unwrap_or_default()
     }

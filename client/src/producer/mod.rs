@@ -14,7 +14,7 @@ mod tests;
 use std::collections::VecDeque;
 
 use protocol::batch::{BATCH_HEADER_BYTES, Record};
-use protocol::frame::{FRAME_HEADER_BYTES, Opcode};
+use protocol::frame::Opcode;
 use protocol::ids::{CorrelationId, Handle, Offset};
 use protocol::key_hash::partition_of_key;
 use protocol::limits::{PARTITIONS_PER_TOPIC_MAX, RECORDS_PER_BATCH_MAX};
@@ -22,7 +22,7 @@ use protocol::limits::{PARTITIONS_PER_TOPIC_MAX, RECORDS_PER_BATCH_MAX};
 pub use outcome::{BatchResult, Outcome, Placement, ProducerOptions, PushError, RecordId};
 
 use crate::connection::{Connection, Event, Grants, Refusal};
-use crate::limits::{FREE_BUFFERS_MAX, RESULTS_MAX};
+use crate::limits::{ANSWER_OVERHEAD_BYTES, FREE_BUFFERS_MAX, RESULTS_MAX};
 use lane::Lane;
 
 /// What a record adds to its batch beside its own bytes, at most: its place in the index, and padding.
@@ -221,7 +221,7 @@ impl Producer {
     }
 
     fn batch_bytes_max(&self) -> usize {
-        self.options.batch_bytes_max.min(self.frame_bytes_max - FRAME_HEADER_BYTES)
+        self.options.batch_bytes_max.min(self.frame_bytes_max - ANSWER_OVERHEAD_BYTES)
     }
 
     fn linger_ns(&self) -> u64 {
@@ -233,7 +233,8 @@ impl Producer {
             return Err(PushError::ResultsWaiting);
         }
         let batch_bytes = BATCH_OVERHEAD_BYTES + RECORD_OVERHEAD_BYTES + record_bytes;
-        if record_bytes > self.record_bytes_max || FRAME_HEADER_BYTES + batch_bytes > self.frame_bytes_max {
+        if record_bytes > self.record_bytes_max || ANSWER_OVERHEAD_BYTES + batch_bytes > self.frame_bytes_max
+        {
             return Err(PushError::RecordTooLarge);
         }
         if self.buffered_bytes > 0 && self.buffered_bytes + batch_bytes > self.options.buffer_bytes_max {
