@@ -221,7 +221,7 @@ impl Producer {
     }
 
     fn batch_bytes_max(&self) -> usize {
-        self.options.batch_bytes_max.min(self.frame_bytes_max - ANSWER_OVERHEAD_BYTES)
+        self.options.batch_bytes_max.min(self.frame_bytes_max.saturating_sub(ANSWER_OVERHEAD_BYTES))
     }
 
     fn linger_ns(&self) -> u64 {

@@ -342,8 +342,8 @@ fn refused_frames_survive_the_connection_and_its_gates_do_not() {
 fn smaller_grants_of_the_next_connection_fail_what_no_longer_fits() {
     let mut rig = Rig::new(1, Granted::default(), ProducerOptions::default());
     rig.try_push(Placement::Sticky, &"x".repeat(8_000)).unwrap();
-    rig.reconnect(Granted { frame_bytes_max: 4_096, ..Granted::default() });
-    assert_eq!(rig.try_push(Placement::Sticky, &"y".repeat(3_000)), Err(PushError::RecordTooLarge));
+    rig.reconnect(Granted { frame_bytes_max: 8_192, ..Granted::default() });
+    assert_eq!(rig.try_push(Placement::Sticky, &"y".repeat(5_000)), Err(PushError::RecordTooLarge));
     rig.try_push(Placement::Sticky, "small").unwrap();
     assert_eq!(texts(&rig.poll()), ["small"]);
     assert_eq!(rig.outcomes(), [Outcome::Failed { status: Status::FrameTooLarge }]);
