@@ -10,9 +10,9 @@ pub enum Status {
     /// Done; for a durable produce: on stable storage.
     Ok = 0,
 
-    /// A queue, window or memory budget is full; `subject` of a produce answer hints at the wait in microseconds.
+    /// A queue or window is full, or there is no memory for a long frame; `subject` of a produce answer hints at the wait in microseconds.
     Busy = 1,
-    /// No space for more records on the disk that the broker was given.
+    /// No space for more records: the journal, or the memory that holds what it holds, is used up.
     DiskFull = 2,
     /// A quota of the topic or the client is used up.
     QuotaExceeded = 3,
@@ -29,7 +29,7 @@ pub enum Status {
     MalformedFrame = 18,
     /// The envelope does not verify, or a field of it is out of bounds.
     InvalidEnvelope = 19,
-    /// The frame is longer than `Hello` granted.
+    /// The frame is longer than `Hello` granted, or a batch leaves no room in it for the header of an answer.
     FrameTooLarge = 20,
     /// A record is longer than `Hello` granted.
     RecordTooLarge = 21,

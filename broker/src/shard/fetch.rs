@@ -20,11 +20,7 @@ const FETCH_RUNS_MAX: usize = 16;
 
 impl Serving {
     pub(super) fn begin_fetch(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
-        let Ok(request) = envelope::read::<wire::FetchRequest<'_>>(frame.envelope) else {
-            let message = "the envelope does not verify";
-            self.refuse(connection, frame.header, Opcode::Fetch, Status::InvalidEnvelope, message);
-            return;
-        };
+        let Some(request) = self.envelope_of::<wire::FetchRequest<'_>>(connection, frame) else { return };
         let handle = Handle(frame.header.subject.get());
         let (from, to) = (Offset(request.offset_from()), Offset(request.offset_to()));
         if self.waits_for_catalog(handle) {

@@ -2,7 +2,7 @@
 //!
 //! Every answer with an envelope is made here, small ones in the control buffer, large ones in a buffer of their own.
 
-use flatbuffers::{FlatBufferBuilder, WIPOffset};
+use flatbuffers::{FlatBufferBuilder, Follow, Verifiable, WIPOffset};
 use protocol::envelope;
 use protocol::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader, Opcode};
 use protocol::ids::CorrelationId;
@@ -60,7 +60,7 @@ impl Serving {
         });
     }
 
-    /// Says why, reads nothing more, and closes the connection when that has left.
+    /// Says why, takes nothing more, and closes the connection when the peer has closed it or had time to read that.
     pub(super) fn go_away(&mut self, connection: &mut Connection, status: Status, message: &str) {
         let mut header = FrameHeader::new(Opcode::GoAway, CorrelationId(0), 0);
         header.status = (status as u16).into();
@@ -72,6 +72,25 @@ impl Serving {
     pub(super) fn begin_leaving(&mut self, connection: &mut Connection) {
         connection.stage = Stage::Leaving;
         connection.leaving_since_ns = self.now.monotonic_ns;
+    }
+
+    /// Verifies the envelope of a request; one that does not verify is refused here.
+    pub(super) fn envelope_of<'a, T>(
+        &mut self,
+        connection: &mut Connection,
+        frame: &Frame<'a>,
+    ) -> Option<T::Inner>
+    where
+        T: Follow<'a> + Verifiable + 'a,
+    {
+        let verified = envelope::read::<T>(frame.envelope).ok();
+        if verified.is_none()
+            && let Some(opcode) = Opcode::from_code(frame.header.opcode)
+        {
+            let message = "the envelope does not verify";
+            self.refuse(connection, frame.header, opcode, Status::InvalidEnvelope, message);
+        }
+        verified
     }
 
     /// Answers a request with a status other than `Ok`, and a sentence.

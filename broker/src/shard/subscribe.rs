@@ -2,7 +2,6 @@
 //!
 //! A partition that has something new wakes the cursors that read it; `deliver` serves them while there is credit.
 
-use protocol::envelope;
 use protocol::frame::{CreditGrant, Frame, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
 use protocol::status::Status;
@@ -68,16 +67,7 @@ impl Subscription {
 impl Serving {
     pub(super) fn begin_subscribe(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::Subscribe;
-        let Ok(request) = envelope::read::<wire::SubscribeRequest<'_>>(frame.envelope) else {
-            self.refuse(
-                connection,
-                frame.header,
-                opcode,
-                Status::InvalidEnvelope,
-                "the envelope does not verify",
-            );
-            return;
-        };
+        let Some(request) = self.envelope_of::<wire::SubscribeRequest<'_>>(connection, frame) else { return };
         if self.catalog_is_in_doubt() {
             self.redo_when_durable(connection, frame);
             return;

@@ -2,7 +2,6 @@
 //!
 //! A change is an entry; its answer waits until that is durable, and so does every answer that is derived from it.
 
-use protocol::envelope;
 use protocol::frame::{Frame, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, TopicKey};
 use protocol::limits::TOPICS_PER_LIST_MAX;
@@ -31,14 +30,7 @@ impl Serving {
 
     pub(super) fn begin_create_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::CreateTopic;
-        let Ok(request) = envelope::read::<wire::CreateTopicRequest<'_>>(frame.envelope) else {
-            self.refuse(
-                connection,
-                frame.header,
-                opcode,
-                Status::InvalidEnvelope,
-                "the envelope does not verify",
-            );
+        let Some(request) = self.envelope_of::<wire::CreateTopicRequest<'_>>(connection, frame) else {
             return;
         };
         if self.waits_for_change(connection, frame) {
@@ -111,16 +103,7 @@ impl Serving {
 
     pub(super) fn begin_delete_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::DeleteTopic;
-        let Ok(request) = envelope::read::<wire::TopicRequest<'_>>(frame.envelope) else {
-            self.refuse(
-                connection,
-                frame.header,
-                opcode,
-                Status::InvalidEnvelope,
-                "the envelope does not verify",
-            );
-            return;
-        };
+        let Some(request) = self.envelope_of::<wire::TopicRequest<'_>>(connection, frame) else { return };
         if self.waits_for_change(connection, frame) {
             return;
         }
@@ -173,16 +156,7 @@ impl Serving {
 
     pub(super) fn on_describe_topic(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::DescribeTopic;
-        let Ok(request) = envelope::read::<wire::TopicRequest<'_>>(frame.envelope) else {
-            self.refuse(
-                connection,
-                frame.header,
-                opcode,
-                Status::InvalidEnvelope,
-                "the envelope does not verify",
-            );
-            return;
-        };
+        let Some(request) = self.envelope_of::<wire::TopicRequest<'_>>(connection, frame) else { return };
         if self.waits_for_change(connection, frame) {
             return;
         }
@@ -233,14 +207,7 @@ impl Serving {
 
     pub(super) fn on_list_topics(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
         let opcode = Opcode::ListTopics;
-        let Ok(request) = envelope::read::<wire::ListTopicsRequest<'_>>(frame.envelope) else {
-            self.refuse(
-                connection,
-                frame.header,
-                opcode,
-                Status::InvalidEnvelope,
-                "the envelope does not verify",
-            );
+        let Some(request) = self.envelope_of::<wire::ListTopicsRequest<'_>>(connection, frame) else {
             return;
         };
         if self.waits_for_change(connection, frame) {
