@@ -18,7 +18,7 @@ use client::producer::{Outcome, Placement, ProducerOptions};
 use protocol::batch::Record;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use served::{Served, directory, forebay, serve_command, shared_log};
+use served::{Served, directory, forebay, refused, serve_command, shared_log};
 
 /// Longer than any answer takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -237,18 +237,23 @@ fn a_clean_shutdown_and_a_restart_keep_everything() {
 fn a_second_broker_on_the_same_directory_or_port_says_what_is_wrong() {
     let data = directory();
     let broker = Served::start(data.path());
-    let output = serve_command(data.path()).output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(5), "{message}");
+    let (code, message) = refused(&mut serve_command(data.path()));
+    assert_eq!(code, Some(5), "{message}");
     assert!(message.contains("in use by process"), "{message}");
     let other = directory();
-    let output = forebay()
-        .args(["serve", "--cores=none", "--journal-bytes=32MiB", "--listen", &broker.address, "--data-dir"])
-        .arg(other.path())
-        .output()
-        .unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{message}");
+    let (code, message) = refused(
+        forebay()
+            .args([
+                "serve",
+                "--cores=none",
+                "--journal-bytes=32MiB",
+                "--listen",
+                &broker.address,
+                "--data-dir",
+            ])
+            .arg(other.path()),
+    );
+    assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("cannot listen on"), "{message}");
 }
 
@@ -258,9 +263,8 @@ fn a_directory_in_memory_is_refused_unless_it_is_meant() {
         println!("skipped: no tmpfs at /dev/shm");
         return;
     };
-    let output = serve_command(data.path()).output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(5), "{message}");
+    let (code, message) = refused(&mut serve_command(data.path()));
+    assert_eq!(code, Some(5), "{message}");
     assert!(message.contains("--volatile"), "{message}");
 }
 
@@ -291,11 +295,11 @@ fn a_rotten_block_that_was_acknowledged_refuses_the_start() {
     assert_eq!(broker.terminate(), Some(0));
     let journal = data.path().join("journal-00000");
     let mut bytes = std::fs::read(&journal).unwrap();
-    bytes[4096 + 200] ^= 1;
+    // In the header of the second block, whatever it holds: a marker or records.
+    bytes[4096 + 20] ^= 1;
     std::fs::write(&journal, &bytes).unwrap();
-    let output = serve_command(data.path()).output().unwrap();
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(5), "{message}");
+    let (code, message) = refused(&mut serve_command(data.path()));
+    assert_eq!(code, Some(5), "{message}");
     assert!(message.contains("corruption of acknowledged data"), "{message}");
     assert_eq!(std::fs::read(&journal).unwrap(), bytes, "nothing was changed");
 }

@@ -39,6 +39,20 @@ pub(crate) fn serve_command(data_dir: &Path) -> Command {
     command
 }
 
+/// Runs a `serve` that must end by itself before it is ready; gives its exit code and what it said.
+pub(crate) fn refused(command: &mut Command) -> (Option<i32>, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    if !line.is_empty() {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("served instead of refused: {line}");
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 impl Served {
     /// Starts a broker and waits until it says that it is ready.
     pub(crate) fn start(data_dir: &Path) -> Self {
