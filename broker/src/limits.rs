@@ -17,7 +17,7 @@ pub const JOURNAL_BLOCK_BYTES: usize = 512 << 10;
 pub const JOURNAL_BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX + PAGE_BYTES;
 /// Entries in one block: the low 16 bits of an LSN.
 pub const JOURNAL_ENTRIES_PER_BLOCK_MAX: u32 = 65_535;
-/// Bytes appended and not yet durable; beyond it producers get `Busy`.
+/// Bytes appended and not yet sealed into a block; beyond it producers get `Busy`.
 pub const JOURNAL_PENDING_BYTES_MAX: usize = 64 << 20;
 /// Blocks appended and not yet sealed.
 pub const JOURNAL_BLOCKS_OPEN_MAX: usize = 256;

@@ -1,7 +1,7 @@
 //! The server: from a configuration to a running shard, in the order in which things can go wrong.
 //!
-//! Lock the directory, take the port, set up the ring, choose how to be durable, recover; only then listen and say
-//! so. Every failure is one line that names what is wrong and how to mend it.
+//! Lock the directory, take the port, set up the ring, choose how to be durable, recover; only then accept connections
+//! and say so. Every failure is one line that names what is wrong and how to mend it.
 
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener};
