@@ -53,6 +53,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All values.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().flatten()
+    }
+
     /// The value at an index.
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&T> {

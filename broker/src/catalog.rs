@@ -9,7 +9,7 @@ use protocol::ids::TopicKey;
 use protocol::limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX};
 use protocol::status::Status;
 
-use crate::journal::entry::TopicCreated;
+use crate::journal::entry::{TopicCreated, TopicSettings};
 use crate::limits::{PARTITIONS_MAX, TOPICS_MAX};
 
 /// A topic and its settings.
@@ -23,6 +23,22 @@ pub struct Topic {
     pub partition_count: u32,
     /// Milliseconds since 1970.
     pub created_ms: u64,
+    /// What its creator chose.
+    pub settings: TopicSettings,
+}
+
+impl Topic {
+    /// Its creation, as an entry says it.
+    #[must_use]
+    pub fn as_created(&self) -> TopicCreated<'_> {
+        TopicCreated {
+            key: self.key,
+            partition_count: self.partition_count,
+            created_ms: self.created_ms,
+            name: &self.name,
+            settings: self.settings,
+        }
+    }
 }
 
 /// Why a change was refused.
@@ -86,15 +102,45 @@ impl Catalog {
         Ok(TopicKey { slot: slot as u16, generation: self.last_generation + 1 })
     }
 
+    /// A snapshot says which generation was given last, before its topics follow.
+    pub fn restore_generation(&mut self, last_generation: u32) {
+        self.last_generation = self.last_generation.max(last_generation);
+    }
+
+    /// Generation of the topic that was created last.
+    #[must_use]
+    pub fn last_generation(&self) -> u32 {
+        self.last_generation
+    }
+
+    /// A topic of a snapshot, whose generation is not above the last one.
+    ///
+    /// `false` when it contradicts another.
+    #[must_use]
+    pub fn restore_topic(&mut self, topic: &TopicCreated<'_>) -> bool {
+        let slot = usize::from(topic.key.slot);
+        let is_free = self.slots.get(slot).is_none_or(Option::is_none);
+        let fits = slot < TOPICS_MAX && topic.key.generation <= self.last_generation;
+        if !is_free || !fits || self.by_name.contains_key(topic.name) {
+            return false;
+        }
+        self.insert(topic);
+        true
+    }
+
     /// Adds a topic that was decided on.
     pub fn apply_create(&mut self, created: &TopicCreated<'_>) {
+        assert!(created.key.generation > self.last_generation);
+        self.last_generation = created.key.generation;
+        self.insert(created);
+    }
+
+    fn insert(&mut self, created: &TopicCreated<'_>) {
         let slot = usize::from(created.key.slot);
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, None);
         }
         assert!(self.slots[slot].is_none());
-        assert!(created.key.generation > self.last_generation);
-        self.last_generation = created.key.generation;
         self.partition_count += created.partition_count as usize;
         self.by_name.insert(created.name.into(), created.key.slot);
         self.slots[slot] = Some(Topic {
@@ -102,6 +148,7 @@ impl Catalog {
             name: created.name.into(),
             partition_count: created.partition_count,
             created_ms: created.created_ms,
+            settings: created.settings,
         });
     }
 
@@ -128,6 +175,17 @@ impl Catalog {
         self.by_name.len()
     }
 
+    /// A topic by its key.
+    #[must_use]
+    pub fn get(&self, key: TopicKey) -> Option<&Topic> {
+        self.slots.get(usize::from(key.slot))?.as_ref().filter(|topic| topic.key == key)
+    }
+
+    /// All topics, in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Topic> {
+        self.slots.iter().flatten()
+    }
+
     /// Topics in the order of their names, those behind `after`.
     pub fn list<'a>(&'a self, after: &str) -> impl Iterator<Item = &'a Topic> + use<'a> {
         let behind = (std::ops::Bound::Excluded(Box::from(after)), std::ops::Bound::Unbounded);
@@ -148,7 +206,13 @@ mod tests {
 
     fn create(catalog: &mut Catalog, name: &str, partition_count: u32) -> TopicKey {
         let key = catalog.decide_create(name, partition_count).unwrap();
-        catalog.apply_create(&TopicCreated { key, partition_count, created_ms: 1, name });
+        catalog.apply_create(&TopicCreated {
+            key,
+            partition_count,
+            created_ms: 1,
+            name,
+            settings: TopicSettings::default(),
+        });
         key
     }
 

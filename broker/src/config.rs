@@ -12,8 +12,8 @@ use crate::cli::ServeArgs;
 use crate::durability::DurabilityMode;
 use crate::limits::{
     HEARTBEAT_MS_DEFAULT, JOURNAL_BYTES_DEFAULT, JOURNAL_FILE_BYTES_DEFAULT, JOURNAL_FILE_BYTES_MIN,
-    JOURNAL_FILES_MAX, JOURNAL_PENDING_BYTES_MAX, MEMORY_BESIDE_TAILS_BYTES, PAGE_BYTES,
-    WINDOW_BYTES_DEFAULT,
+    JOURNAL_FILES_MAX, JOURNAL_FILES_MIN, JOURNAL_PENDING_BYTES_MAX, MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN,
+    PAGE_BYTES, WINDOW_BYTES_DEFAULT,
 };
 use crate::waiting::WaitingMode;
 
@@ -128,10 +128,9 @@ impl Config {
                 .unwrap_or(JOURNAL_BYTES_DEFAULT);
         let journal_file_bytes = size("journal_file_bytes", file.journal_file_bytes.as_deref())?
             .unwrap_or_else(|| default_file_bytes(journal_bytes));
-        let memory_default = journal_bytes + MEMORY_BESIDE_TAILS_BYTES;
         let memory_bytes =
             size("memory_bytes", args.memory_bytes.as_deref().or(file.memory_bytes.as_deref()))?
-                .unwrap_or(memory_default);
+                .unwrap_or(MEMORY_BYTES_DEFAULT);
         let frame_default = (journal_file_bytes / 2).min(FRAME_BYTES_MAX as u64);
         let frame_bytes_max =
             size("frame_bytes_max", file.frame_bytes_max.as_deref())?.unwrap_or(frame_default);
@@ -166,10 +165,12 @@ impl Config {
                 format!("must be a multiple of 4 KiB, at least {JOURNAL_FILE_BYTES_MIN}"),
             );
         }
-        if self.journal_bytes < 2 * file || self.journal_bytes / file > JOURNAL_FILES_MAX {
+        if self.journal_bytes < u64::from(JOURNAL_FILES_MIN) * file
+            || self.journal_bytes / file > JOURNAL_FILES_MAX
+        {
             return refuse(
                 "journal_bytes",
-                format!("must be 2 to {JOURNAL_FILES_MAX} files of {file} bytes"),
+                format!("must be {JOURNAL_FILES_MIN} to {JOURNAL_FILES_MAX} files of {file} bytes"),
             );
         }
         let frame = u64::from(self.frame_bytes_max);
@@ -185,14 +186,8 @@ impl Config {
         if self.heartbeat_ms < HEARTBEAT_MS_LOWEST {
             return refuse("heartbeat_ms", format!("must be at least {HEARTBEAT_MS_LOWEST}"));
         }
-        let memory_min = self.journal_bytes + MEMORY_BESIDE_TAILS_BYTES / 2;
-        if self.memory_bytes < memory_min {
-            let reason = format!(
-                "must be at least journal_bytes + {} = {memory_min}: until there are segments, memory holds what the \
-                 journal holds",
-                MEMORY_BESIDE_TAILS_BYTES / 2
-            );
-            return refuse("memory_bytes", reason);
+        if self.memory_bytes < MEMORY_BYTES_MIN {
+            return refuse("memory_bytes", format!("must be at least {MEMORY_BYTES_MIN}"));
         }
         Ok(())
     }
@@ -297,7 +292,7 @@ mod tests {
         for (text, key) in [
             ("journal_bytes = '1 MiB'", "journal_bytes"),
             ("journal_bytes = 'much'", "journal_bytes"),
-            ("memory_bytes = '1GiB'", "memory_bytes"),
+            ("memory_bytes = '1MiB'", "memory_bytes"),
             ("frame_bytes_max = '1GiB'", "frame_bytes_max"),
             ("window_bytes = '0'", "window_bytes"),
             ("heartbeat_ms = 1", "heartbeat_ms"),

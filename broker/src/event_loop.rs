@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use reactor::{ListenerId, Reactor};
 
-use crate::io::{Completion, Mail, Now};
+use crate::io::{Mail, Now};
 use crate::limits::COMPLETIONS_PER_TURN_MAX;
 use crate::metrics::ProcessGauges;
-use crate::preparer::Preparer;
-use crate::reactor_glue::{Glue, PrepareRequest};
+use crate::reactor_glue::Glue;
 use crate::shard::{Shard, ShardFailure};
+use crate::threads::Threads;
 use crate::waiting::WaitPolicy;
 
 /// How often the process is measured.
@@ -27,8 +27,8 @@ pub struct EventLoop {
     pub reactor: Reactor,
     /// Joins the two.
     pub glue: Glue,
-    /// Makes files.
-    pub preparer: Preparer,
+    /// Do what would block.
+    pub threads: Threads,
     /// How long to spin.
     pub policy: WaitPolicy,
     /// Set by a signal, with a wake-up.
@@ -94,38 +94,35 @@ impl EventLoop {
     fn hand_in_completions(&mut self, now: Now) -> bool {
         for number in 0..COMPLETIONS_PER_TURN_MAX {
             let Some(event) = self.reactor.next_event() else {
-                self.hand_in_files(now);
+                self.hand_in_answers(now);
                 return false;
             };
             if number == 0 {
                 self.policy.on_completions(now.monotonic_ns);
             }
-            if let Some(completion) = self.glue.completion(event) {
+            if let Some(completion) = self.glue.completion(&mut self.reactor, event) {
                 self.shard.on_completion(now, completion);
             }
         }
-        self.hand_in_files(now);
+        self.hand_in_answers(now);
         true
     }
 
-    fn hand_in_files(&mut self, now: Now) {
-        while let Some(prepared) = self.preparer.poll() {
-            let result = match prepared.result {
-                Ok(descriptor) => {
-                    self.glue.add_file(&mut self.reactor, prepared.file, descriptor);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            };
-            self.shard.on_completion(now, Completion::FilePrepared { file: prepared.file, result });
+    /// Hands in what the threads have done. All of it: an answer costs its thread more than the shard, so they end.
+    fn hand_in_answers(&mut self, now: Now) {
+        while let Some(answer) = self.threads.next_answer() {
+            self.glue.on_answer(&mut self.reactor, answer);
+        }
+        while let Some(completion) = self.glue.next_ready() {
+            self.shard.on_completion(now, completion);
         }
     }
 
     fn carry_out(&mut self) {
-        let Self { shard, reactor, glue, preparer, .. } = self;
+        let Self { shard, reactor, glue, threads, .. } = self;
         for op in shard.ops() {
-            if let Some(PrepareRequest { file, bytes }) = glue.queue(reactor, op) {
-                preparer.request(file, bytes, reactor.waker());
+            if let Some(request) = glue.queue(reactor, op) {
+                threads.request(request, reactor.waker());
             }
         }
     }

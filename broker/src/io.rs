@@ -31,6 +31,10 @@ pub enum File {
     Superblock,
     /// Journal file by number, from 0.
     Journal(u32),
+    /// One of the two snapshot files, 0 or 1.
+    Snapshot(u8),
+    /// A segment of some partition's log, by its number. A number is never used twice.
+    Segment(u64),
 }
 
 /// Chosen by the shard, given back with the completion.
@@ -66,6 +70,11 @@ pub enum Sync {
     WithWrite,
 }
 
+/// The first bytes of a new file.
+pub type FileHeader = [u8; FILE_HEADER_BYTES];
+/// Length of what a new file's first page begins with; the rest of the page is zeros.
+pub const FILE_HEADER_BYTES: usize = 128;
+
 /// What the shard asks for. Positions and lengths of files are multiples of `PAGE_BYTES`.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "each variant's sentence names its fields")]
@@ -78,6 +87,15 @@ pub enum Op {
     Close { socket: Socket },
     /// Create the file with this length, written with zeros; durable, with its directory entry, on completion.
     PrepareFile { file: File, bytes: u64 },
+    /// Make the file at least so long, with all of its space allocated (reads give zeros). It is created if it is not
+    /// there, with the first page given by `header` and zeros; durable, with its directory entry, on completion.
+    Allocate { file: File, bytes: u64, header: Option<Box<FileHeader>> },
+    /// Give back the space behind `bytes`; nothing tells when, and a failure costs space only.
+    Shrink { file: File, bytes: u64 },
+    /// Remove the file; durable on completion.
+    Remove { file: File },
+    /// Make durable every write to any file of the directory that completed before this was issued.
+    SyncAll { token: Token },
     /// Read `bytes` into the start of the buffer.
     Read { token: Token, file: File, position: u64, buffer: Buffer, bytes: usize },
     /// Write the slice.
@@ -98,6 +116,12 @@ pub enum Completion {
     Sent { socket: Socket, parts: Box<SendParts>, result: Result<(), IoError> },
     /// The file is there, or could not be made.
     FilePrepared { file: File, result: Result<(), IoError> },
+    /// The file is at least `bytes` long and all of that is allocated, or that could not be done.
+    Allocated { file: File, bytes: u64, result: Result<(), IoError> },
+    /// The file is gone, or could not be removed.
+    Removed { file: File, result: Result<(), IoError> },
+    /// Everything that had been written before is durable.
+    AllSynced { token: Token, result: Result<(), IoError> },
     /// The bytes asked for lie at the start of the buffer.
     ReadDone { token: Token, buffer: Buffer, result: Result<(), IoError> },
     /// The whole slice was written; durable only as `Sync` says.

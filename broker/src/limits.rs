@@ -27,6 +27,11 @@ pub const JOURNAL_RESERVE_BYTES: u64 = 1 << 20;
 pub const JOURNAL_FILE_BYTES_MIN: u64 = 2 << 20;
 /// Default length of a journal file.
 pub const JOURNAL_FILE_BYTES_DEFAULT: u64 = 64 << 20;
+/// Fewest journal files: the one that is written, one that a checkpoint is freeing, and two between them.
+pub const JOURNAL_FILES_MIN: u32 = 4;
+/// A checkpoint begins when this part of the journal was written since the one before began: two of them are kept,
+/// so half of the journal is used in the steady state and a quarter is left for the one under way.
+pub const JOURNAL_CHECKPOINT_PART: u64 = 4;
 /// Most journal files: file numbers stay small.
 pub const JOURNAL_FILES_MAX: u64 = 16_384;
 /// Default length of the whole journal.
@@ -46,6 +51,55 @@ pub const PARTITIONS_MAX: usize = 65_536;
 pub const TAIL_CHUNK_BYTES_MIN: usize = 4 << 10;
 /// Chunks double up to this.
 pub const TAIL_CHUNK_BYTES_MAX: usize = 1 << 20;
+
+/// First page of a segment's file: what it is.
+pub const SEGMENT_HEADER_BYTES: u64 = PAGE_BYTES as u64;
+/// Last pages of a sealed segment's file: its index.
+pub const SEGMENT_FOOTER_BYTES: usize = 16 << 10;
+/// Smallest segment that a topic may ask for, and the first step in which space is allocated.
+pub const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+/// Segments of topics that ask for nothing: few files for much data, and a fine enough grain for retention.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 128 << 20;
+/// Largest segment: places in it fit into 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Segments of one shard: what a snapshot holds of them stays below 8 MiB.
+pub const SEGMENTS_MAX: usize = 65_536;
+/// Entries of a segment's index: what fits into its footer.
+pub const INDEX_ENTRIES_MAX: usize = 1_000;
+/// Bytes of a segment between two entries of its index, at least.
+pub const INDEX_INTERVAL_BYTES_MIN: u64 = 64 << 10;
+/// One write of write-behind: long writes hurt the commits beside them least.
+pub const WRITE_BEHIND_BYTES: usize = 1 << 20;
+/// Unwritten bytes of a partition that are worth a write of their own before a checkpoint asks for them.
+pub const WRITE_BEHIND_BYTES_WORTHWHILE: u64 = 512 << 10;
+/// Writes of one partition behind its tail that are in flight.
+pub const WRITE_BEHIND_PER_PARTITION_MAX: usize = 4;
+/// Bytes of write-behind in flight while the journal is less than half full, and when it is fuller.
+pub const WRITE_BEHIND_IN_FLIGHT_BYTES: [usize; 2] = [2 << 20, 8 << 20];
+/// Unacknowledged requests for space of one shard; the others wait for their turn.
+pub const ALLOCATIONS_IN_FLIGHT_MAX: usize = 256;
+/// Partitions up to which a topic's creation makes their first segments too; larger ones make them when used.
+pub const EAGER_PARTITIONS_MAX: u32 = 64;
+/// Pause before space that could not be allocated is asked for again.
+pub const SPACE_RETRY_NS: u64 = 500_000_000;
+/// Partitions captured by a checkpoint in one turn.
+pub const CAPTURE_PER_TURN_MAX: usize = 64;
+/// Snapshot blocks being written.
+pub const SNAPSHOT_WRITES_MAX: usize = 2;
+/// Length of a new snapshot file; it doubles when half of it is needed.
+pub const SNAPSHOT_BYTES_FIRST: u64 = 4 << 20;
+/// Files that a checkpoint flushes one by one; more are flushed by one sync of the file system.
+pub const FLUSHES_PER_CHECKPOINT_MAX: usize = 16;
+/// One cold read.
+pub const COLD_READ_BYTES: usize = 1 << 20;
+/// Readers behind the tails that have buffers at the same time; the others wait for their turn.
+pub const COLD_STREAMS_MAX: usize = 32;
+/// Removed segments whose files are being unlinked.
+pub const REMOVALS_IN_FLIGHT_MAX: usize = 64;
+/// How often retention looks at partitions, and at how many at a time.
+pub const RETENTION_INTERVAL_NS: u64 = 200_000_000;
+/// See `RETENTION_INTERVAL_NS`.
+pub const RETENTION_PER_TURN_MAX: usize = 512;
 
 /// Connections of one shard.
 pub const CONNECTIONS_MAX: usize = 1_024;
@@ -114,8 +168,10 @@ pub const OPERATIONS_MAX: usize = 2 * CONNECTIONS_MAX + 64;
 pub const MEMORY_RESERVE_PART: usize = 8;
 /// See `MEMORY_RESERVE_PART`.
 pub const MEMORY_RESERVE_BYTES_MAX: usize = 64 << 20;
-/// Memory beside the tails: receive and control buffers of ordinary load, blocks, recovery's reads.
-pub const MEMORY_BESIDE_TAILS_BYTES: u64 = 256 << 20;
+/// Default and smallest memory budget of a shard.
+pub const MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
+/// See `MEMORY_BYTES_DEFAULT`.
+pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 
 const _: () = assert!(JOURNAL_BLOCK_BYTES.is_multiple_of(PAGE_BYTES));
 const _: () = assert!(JOURNAL_PENDING_BYTES_MAX >= 4 * FRAME_BYTES_MAX);
@@ -129,7 +185,6 @@ const _: () = assert!(
 const _: () = assert!(LARGE_ANSWERS_UNSENT_MAX + (COLD_REQUESTS_IN_FLIGHT_MAX as usize) < LARGE_ANSWERS_MAX);
 const _: () = assert!(GREETING_BYTES_MAX as usize <= RECEIVE_BUFFER_BYTES);
 const _: () = assert!(JOURNAL_BLOCK_BYTES_MAX <= reactor::memory::BUFFER_BYTES_MAX);
-const _: () = assert!(2 * MEMORY_RESERVE_BYTES_MAX as u64 <= MEMORY_BESIDE_TAILS_BYTES);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN == PAGE_BYTES);
 const _: () = assert!(PARTITIONS_MAX >= TOPICS_MAX);
 const _: () = assert!(WINDOW_BYTES_DEFAULT as usize <= JOURNAL_PENDING_BYTES_MAX);

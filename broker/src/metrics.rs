@@ -27,6 +27,12 @@ pub struct Metrics {
     pub blocks_sealed: u64,
     /// Flushes completed.
     pub flushes: u64,
+    /// Segments opened.
+    pub segments_opened: u64,
+    /// Segments dropped by retention.
+    pub trimmed_segments: u64,
+    /// Files of dropped segments that were removed.
+    pub removed_files: u64,
     /// Time from seal to durable, summed over blocks.
     pub commit_ns_total: u64,
 }

@@ -1,15 +1,19 @@
 //! Partitions: offsets are assigned, order is fixed, and what is durable becomes visible.
 //!
-//! Invariant: `start <= durable_end <= appended_end`. `decide_append` changes nothing; `apply_append` is the same
+//! Invariant: `durable_start <= start <= appended_end`, `durable_end <= appended_end`; what is below `start` was dropped by
+//! retention. `decide_append` changes nothing; `apply_append` is the same
 //! for live traffic and for replay.
+
+pub mod record;
 
 use protocol::batch::{BatchHeader, BrokerFields};
 use protocol::ids::{Handle, Offset, TopicKey};
 use reactor::memory::Pool;
 
-use crate::journal::Epoch;
+use crate::journal::entry::TopicSettings;
+use crate::journal::{Epoch, Lsn};
 use crate::limits::TOPICS_MAX;
-use crate::log::Tail;
+use crate::log::{Found, Log, Position, Target};
 
 /// One partition of one topic.
 #[derive(Debug)]
@@ -17,7 +21,19 @@ pub struct Partition {
     /// Its name on the wire and in the journal.
     pub handle: Handle,
     /// Its batches.
-    pub tail: Tail,
+    pub log: Log,
+    /// Of its topic.
+    pub settings: TopicSettings,
+    /// Entries up to here are in it already: replay skips them.
+    pub replayed: Lsn,
+    /// A snapshot names its topic and not itself: the topic was deleted while the snapshot was made, and replay will
+    /// say so.
+    pub is_missing: bool,
+    /// It stands in the queue of write-behind.
+    pub is_queued: bool,
+    start: Offset,
+    /// What may be told of `start`: it is less while the last trim is not durable.
+    durable_start: Offset,
     appended_end: Offset,
     durable_end: Offset,
     appended_ms: u64,
@@ -46,10 +62,16 @@ pub struct AppendDecision {
 }
 
 impl Partition {
-    fn new(handle: Handle) -> Self {
+    fn new(handle: Handle, settings: TopicSettings) -> Self {
         Self {
             handle,
-            tail: Tail::default(),
+            log: Log::default(),
+            settings,
+            replayed: Lsn(0),
+            is_missing: false,
+            is_queued: false,
+            start: Offset(0),
+            durable_start: Offset(0),
             appended_end: Offset(0),
             durable_end: Offset(0),
             appended_ms: 0,
@@ -57,10 +79,27 @@ impl Partition {
         }
     }
 
-    /// Offset of the first record that is kept.
+    /// Offset of the first record that is kept, as far as that is durable: what may be told.
     #[must_use]
     pub fn start(&self) -> Offset {
-        Offset(0)
+        self.durable_start
+    }
+
+    /// Whether a record was dropped by a trim that is not durable yet: it can neither be read nor be said to be gone.
+    #[must_use]
+    pub fn is_being_trimmed(&self, offset: Offset) -> bool {
+        self.durable_start <= offset && offset < self.start
+    }
+
+    /// Everything that was replayed is durable.
+    pub fn on_replayed(&mut self) {
+        self.durable_start = self.start;
+    }
+
+    /// The trim that made this the start has become durable.
+    pub fn on_trim_durable(&mut self, start: Offset) {
+        assert!(start <= self.start);
+        self.durable_start = self.durable_start.max(start);
     }
 
     /// Offset behind the last durable record: what consumers see.
@@ -82,10 +121,33 @@ impl Partition {
         AppendDecision { base_offset: self.appended_end, appended_ms, log_epoch }
     }
 
-    /// Makes room for batches of this length; `false` when there is no memory.
+    /// Makes room for batches of this length in memory. `None` when there is none, else whether a chunk was added.
     #[must_use]
-    pub fn reserve(&mut self, pool: &Pool, bytes: usize) -> bool {
-        self.tail.reserve(pool, bytes, self.appended_end)
+    pub fn reserve(&mut self, pool: &Pool, bytes: usize) -> Option<bool> {
+        self.log.tail.reserve(pool, bytes, self.appended_end)
+    }
+
+    /// When the next append will be said to have happened: time never goes back.
+    #[must_use]
+    pub fn time_of_append(&self, wall_ms: u64) -> u64 {
+        wall_ms.max(self.appended_ms)
+    }
+
+    /// An offset at or before the first record that was appended at or after a time, of what is durable.
+    #[must_use]
+    pub fn lower_bound(&self, target: Target) -> Offset {
+        let offset = match self.log.find(target) {
+            Found::Tail(position) => self.log.tail.offset_at(position).unwrap_or(self.appended_end),
+            Found::Cold { offset, .. } => offset,
+        };
+        offset.clamp(self.durable_start, self.durable_end)
+    }
+
+    /// Drops the segments that end at or before `start`, and says from where on there are records.
+    pub fn apply_trim(&mut self, start: Offset) -> Vec<crate::log::SegmentNumber> {
+        assert!(start <= self.appended_end);
+        self.start = self.start.max(start);
+        self.log.apply_trim(start)
     }
 
     /// Appends placed batches; `reserve` must have made room.
@@ -98,13 +160,14 @@ impl Partition {
             self.appended_ms = header.appended_ms.get();
             rest = &rest[header.batch_bytes()..];
         }
-        self.tail.append(batches);
+        self.log.apply_append(batches, self.settings.segment_bytes);
     }
 
-    /// Everything below `end` has become durable.
-    pub fn on_durable(&mut self, end: Offset) {
+    /// Everything below `end`, which lies at `position`, has become durable.
+    pub fn on_durable(&mut self, end: Offset, position: Position) {
         assert!(end <= self.appended_end);
         self.durable_end = self.durable_end.max(end);
+        self.log.on_durable(position);
     }
 }
 
@@ -144,26 +207,39 @@ impl PartitionTable {
     }
 
     /// Adds the empty partitions of a topic whose slot is free.
-    pub fn apply_create(&mut self, topic: TopicKey, partition_count: u32) {
+    pub fn apply_create(&mut self, topic: TopicKey, partition_count: u32, settings: TopicSettings) {
         let slot = usize::from(topic.slot);
         assert!(slot < TOPICS_MAX);
         if self.topics.len() <= slot {
             self.topics.resize_with(slot + 1, || None);
         }
         assert!(self.topics[slot].is_none());
-        let partitions: Vec<_> =
-            (0..partition_count).map(|number| Partition::new(Handle::new(topic, number as u16))).collect();
+        let partitions: Vec<_> = (0..partition_count)
+            .map(|number| Partition::new(Handle::new(topic, number as u16), settings))
+            .collect();
         self.count += partitions.len();
         self.topics[slot] = Some(TopicPartitions { generation: topic.generation, partitions });
     }
 
-    /// Drops a topic's partitions and gives the subscriptions that read them.
-    pub fn apply_delete(&mut self, topic: TopicKey) -> Vec<Subscriber> {
+    /// Drops a topic's partitions and gives them.
+    pub fn apply_delete(&mut self, topic: TopicKey) -> Vec<Partition> {
         let taken = self.topics.get_mut(usize::from(topic.slot)).and_then(Option::take);
         let Some(dropped) = taken else { return Vec::new() };
         assert_eq!(dropped.generation, topic.generation);
         self.count -= dropped.partitions.len();
-        dropped.partitions.into_iter().flat_map(|partition| partition.subscribers).collect()
+        dropped.partitions
+    }
+
+    /// Slots of topics that were ever used.
+    #[must_use]
+    pub fn slot_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// The partitions of the topic in a slot, if there is one.
+    #[must_use]
+    pub fn in_slot(&self, slot: usize) -> &[Partition] {
+        self.topics.get(slot).and_then(Option::as_ref).map_or(&[], |topic| &topic.partitions)
     }
 
     /// The partition, if its topic lives.
@@ -184,6 +260,11 @@ impl PartitionTable {
             return None;
         }
         topic.partitions.get_mut(usize::from(handle.partition()))
+    }
+
+    /// All partitions, in the order of their handles' slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Partition> {
+        self.topics.iter().flatten().flat_map(|topic| topic.partitions.iter())
     }
 
     /// All partitions, in the order of their handles' slots.

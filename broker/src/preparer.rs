@@ -1,7 +1,8 @@
-//! The preparer: one thread that makes files and touches memory, so that no shard ever waits for either.
+//! The preparer: one thread that makes files of zeros and touches memory, so that no shard ever waits for either.
 //!
 //! A file is made under another name, written with zeros, synced, renamed, and its directory synced: when it has its
-//! name, it has its full length in written extents, and every later write to it is a pure overwrite.
+//! name, it has its full length in written extents, and every later write to it is a pure overwrite. That takes long,
+//! so whatever is quick has another thread.
 
 use std::fs;
 use std::io;
@@ -9,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, SyncSender, channel};
 use std::thread::JoinHandle;
 
 use reactor::Waker;
@@ -18,18 +19,10 @@ use reactor::memory::{Pool, Toucher};
 
 use crate::data_dir::path_of;
 use crate::io::{File, IoError};
+use crate::reactor_glue::BlockingAnswer;
 
 /// Length of one write of zeros.
 const ZERO_BUFFER_BYTES: usize = 1 << 20;
-
-/// A file that was asked for.
-#[derive(Debug)]
-pub struct Prepared {
-    /// Which.
-    pub file: File,
-    /// The file, opened for direct I/O.
-    pub result: Result<OwnedFd, IoError>,
-}
 
 #[derive(Debug)]
 enum Request {
@@ -40,21 +33,21 @@ enum Request {
 /// Handle to the thread. Dropping it ends the thread, within one write.
 #[derive(Debug)]
 pub struct Preparer {
+    /// Bounded by the files under way: a shard asks for one at a time.
     requests: Option<Sender<Request>>,
-    results: Receiver<Prepared>,
     cancel: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Preparer {
-    /// Starts the thread. It may run where the caller may: call this before the caller pins itself.
+    /// Starts the thread, which answers through `outbox`. It may run where the caller may: call this before the caller
+    /// pins itself.
     ///
     /// # Errors
     /// When no thread can be started.
-    #[allow(clippy::disallowed_methods, reason = "the one helper thread of a shard")]
-    pub fn start(directory: &Path) -> io::Result<Self> {
+    #[allow(clippy::disallowed_methods, reason = "a thread of a shard that may block")]
+    pub fn start(directory: &Path, outbox: SyncSender<BlockingAnswer>) -> io::Result<Self> {
         let (requests, inbox) = channel::<Request>();
-        let (outbox, results) = channel();
         let cancel = Arc::new(AtomicBool::new(false));
         let worker = Worker { directory: directory.to_owned(), cancel: Arc::clone(&cancel) };
         let thread = std::thread::Builder::new().name("preparer".to_owned()).spawn(move || {
@@ -62,7 +55,7 @@ impl Preparer {
                 match request {
                     Request::File { file, bytes, waker } => {
                         let result = worker.prepare(file, bytes).map_err(|error| error_of(&error));
-                        if outbox.send(Prepared { file, result }).is_err() {
+                        if outbox.send(BlockingAnswer::Prepared { file, result }).is_err() {
                             return;
                         }
                         waker.wake();
@@ -71,24 +64,22 @@ impl Preparer {
                 }
             }
         })?;
-        Ok(Self { requests: Some(requests), results, cancel, thread: Some(thread) })
+        Ok(Self { requests: Some(requests), cancel, thread: Some(thread) })
     }
 
-    /// Asks for a file, and to be woken when it is ready. At most one request for each file is under way, so the queue is bounded by their number.
+    /// Asks for a file; the waker is used when there is an answer.
     pub fn request(&self, file: File, bytes: u64, waker: Waker) {
-        let requests = self.requests.as_ref().expect("the thread lives as long as its handle");
-        requests.send(Request::File { file, bytes, waker }).expect("the thread ends only with its handle");
+        self.send(Request::File { file, bytes, waker });
     }
 
     /// Has the shard's memory made resident, so that its first use costs the shard nothing.
     pub fn touch(&self, toucher: Toucher) {
-        let requests = self.requests.as_ref().expect("the thread lives as long as its handle");
-        requests.send(Request::Touch(toucher)).expect("the thread ends only with its handle");
+        self.send(Request::Touch(toucher));
     }
 
-    /// A file that is ready, if there is one.
-    pub fn poll(&self) -> Option<Prepared> {
-        self.results.try_recv().ok()
+    fn send(&self, request: Request) {
+        let requests = self.requests.as_ref().expect("the thread lives as long as its handle");
+        requests.send(request).expect("the thread ends only with its handle");
     }
 }
 
@@ -131,15 +122,12 @@ impl Worker {
         }
         let descriptor = result?;
         fs::rename(&unfinished, &path)?;
-        sync_directory(&self.directory)?;
+        sync_directory(path.parent().unwrap_or(&self.directory))?;
         Ok(descriptor)
     }
 
     fn write(&self, path: &Path, bytes: u64) -> io::Result<OwnedFd> {
-        let descriptor = open_direct(path, true).map_err(|error| match error {
-            FileError::Open { source, .. } => source,
-            other @ FileError::NoDirectIo { .. } => io::Error::new(io::ErrorKind::Unsupported, other),
-        })?;
+        let descriptor = open(path, true)?;
         let pool = Pool::new(ZERO_BUFFER_BYTES).map_err(io::Error::other)?;
         let mut buffer = pool.buffer(ZERO_BUFFER_BYTES).expect("the pool is fresh");
         match write_zeros(&descriptor, bytes, &mut buffer, &self.cancel)? {
@@ -149,6 +137,15 @@ impl Worker {
     }
 }
 
-fn error_of(error: &io::Error) -> IoError {
+/// Opens a file for direct I/O, with an error that the shard can be told.
+pub(crate) fn open(path: &Path, create: bool) -> io::Result<OwnedFd> {
+    open_direct(path, create).map_err(|error| match error {
+        FileError::Open { source, .. } => source,
+        FileError::NoDirectIo { .. } => io::Error::from_raw_os_error(libc::EINVAL),
+    })
+}
+
+/// The error as the shard is told it.
+pub(crate) fn error_of(error: &io::Error) -> IoError {
     IoError(error.raw_os_error().unwrap_or(libc::EIO))
 }

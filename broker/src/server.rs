@@ -19,9 +19,9 @@ use crate::durability::{self, Choice};
 use crate::event_loop::EventLoop;
 use crate::journal::JournalLayout;
 use crate::limits::{CONNECTIONS_MAX, OPERATIONS_MAX, PAGE_BYTES};
-use crate::preparer::Preparer;
-use crate::reactor_glue::Glue;
+use crate::reactor_glue::{Glue, files_open_max};
 use crate::shard::{Shard, ShardConfig, ShardFailure};
+use crate::threads::Threads;
 use crate::waiting::{WaitPolicy, WaitingMode};
 
 /// How long a start waits for a port that a broker which is ending still has.
@@ -123,11 +123,11 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     let data_dir = DataDir::open(&config.data_dir, config.volatile)?;
     check_direct_io(&data_dir)?;
     let listener = listen(config.listen)?;
-    // The preparer and the ring's workers may run where the process may: made before this thread is pinned.
+    // Our threads and the ring's workers may run where the process may: made before this thread is pinned.
     let cpus = reactor::affinity::allowed_cpus();
-    let preparer = Preparer::start(data_dir.path()).map_err(system("start the preparer"))?;
+    let threads = Threads::start(data_dir.path()).map_err(system("start the threads beside the shard"))?;
     let core = pin(config.cores, &cpus)?;
-    let mut event_loop = prepare(&config, &data_dir, preparer, &cpus, core)?;
+    let mut event_loop = prepare(&config, &data_dir, threads, &cpus, core)?;
     let lock = data_dir.lock.try_clone().map_err(system("copy the lock"))?;
     event_loop.event_loop.reactor.hold(lock);
 
@@ -149,7 +149,7 @@ struct Prepared {
 fn prepare(
     config: &Config,
     data_dir: &DataDir,
-    preparer: Preparer,
+    threads: Threads,
     cpus: &[usize],
     core: Option<usize>,
 ) -> Result<Prepared, ServeError> {
@@ -167,19 +167,20 @@ fn prepare(
         .map_err(system("probe the data directory's device"))?;
     let (mode, waiting_text) = waiting(config.waiting);
 
-    let mut glue = Glue::default();
     let files = data_dir.files()?;
-    for file in files.keys() {
-        glue.add_file(&mut reactor, *file, reactor::file::open_direct(&data_dir.path_of(*file), false)?);
+    let layout = JournalLayout {
+        file_bytes: config.journal_file_bytes,
+        file_count: (config.journal_bytes / config.journal_file_bytes) as u32,
+    };
+    let mut glue = Glue::new(segments_open_max(layout.file_count)?);
+    for file in files.keys().copied().filter(|file| Glue::keeps_open(*file)) {
+        glue.add_file(&mut reactor, file, reactor::file::open_direct(&data_dir.path_of(file), false)?);
     }
     let fresh_directory_id = random_id()?;
     let shard_config = ShardConfig {
         shard: 0,
         shard_count: 1,
-        layout: JournalLayout {
-            file_bytes: config.journal_file_bytes,
-            file_count: (config.journal_bytes / config.journal_file_bytes) as u32,
-        },
+        layout,
         durability: choice.durability,
         durability_text: choice.text.clone(),
         is_volatile: data_dir.is_volatile,
@@ -194,8 +195,22 @@ fn prepare(
         .map_err(|source| ServeError::Recovery { path: config.data_dir.display().to_string(), source })?;
     let stop = stop_on_signals(reactor.waker())?;
     let policy = WaitPolicy::new(mode);
-    let event_loop = EventLoop { shard, reactor, glue, preparer, policy, stop };
+    let event_loop = EventLoop { shard, reactor, glue, threads, policy, stop };
     Ok(Prepared { event_loop, toucher, choice, waiting_text, core })
+}
+
+/// How many segments may be open at once, after asking for as many descriptors as the system grants.
+fn segments_open_max(journal_files: u32) -> Result<usize, ServeError> {
+    let descriptors_max =
+        reactor::process::raise_open_files_limit().map_err(system("raise the limit of open files"))?;
+    let open_max = files_open_max(descriptors_max, journal_files);
+    if descriptors_max < (CONNECTIONS_MAX + open_max) as u64 {
+        tracing::warn!(
+            descriptors_max,
+            "the limit of open files (ulimit -Hn) is low: connections and segments may be refused"
+        );
+    }
+    Ok(open_max)
 }
 
 fn run(
@@ -207,7 +222,7 @@ fn run(
     let path = data_dir.path().display().to_string();
     let failure = |failure| match failure {
         ShardFailure::Recovery(source) => ServeError::Recovery { path: path.clone(), source },
-        ShardFailure::Journal(failure) => ServeError::Storage(failure),
+        ShardFailure::Storage(failure) => ServeError::Storage(failure),
     };
     prepared.event_loop.run_until(Shard::is_ready).map_err(failure)?;
     if !prepared.event_loop.shard.is_ready() {
@@ -215,7 +230,7 @@ fn run(
     }
     let address = listener.local_addr().map_err(system("read the listener's address"))?;
     prepared.event_loop.listen(listener);
-    prepared.event_loop.preparer.touch(prepared.toucher.clone());
+    prepared.event_loop.threads.touch(prepared.toucher.clone());
     say_ready(prepared, config, data_dir, address);
     prepared.event_loop.run_until(|_| false).map_err(failure)?;
     tracing::info!("stopped");

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use client::blocking::{Client, ClientError, Options, SubscribeOptions};
+use client::blocking::{Client, Options, SubscribeOptions};
 use client::producer::{Outcome, Placement, ProducerOptions};
 use protocol::batch::Record;
 use rand::{RngExt, SeedableRng};
@@ -302,39 +302,4 @@ fn a_rotten_block_that_was_acknowledged_refuses_the_start() {
     assert_eq!(code, Some(5), "{message}");
     assert!(message.contains("corruption of acknowledged data"), "{message}");
     assert_eq!(std::fs::read(&journal).unwrap(), bytes, "nothing was changed");
-}
-
-#[test]
-fn a_full_journal_answers_disk_full_and_still_serves_what_it_has() {
-    let data = directory();
-    let broker = Served::start(data.path());
-    let mut client = Client::connect(broker.address.as_str(), options()).unwrap();
-    client.create_topic("full", 1).unwrap();
-    let refuse_at_once = ProducerOptions { refusals_max: Some(1), ..ProducerOptions::default() };
-    let mut producer = client.producer("full", refuse_at_once).unwrap();
-    let (mut acked, mut refused) = (0, false);
-    while !refused {
-        let sent =
-            producer.send(Placement::Partition(0), &Record { value: &[7; 60_000], ..Record::default() });
-        assert!(matches!(sent, Ok(_) | Err(ClientError::Push(_))), "{sent:?}");
-        producer.poll(Duration::ZERO).unwrap();
-        while let Some(result) = producer.next_result() {
-            match result.outcome {
-                Outcome::Acked { .. } => acked += u64::from(result.record_count),
-                Outcome::Failed { status } => refused |= status == protocol::status::Status::DiskFull,
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-    let lines = data.path().join("more.txt");
-    std::fs::write(&lines, "one line more\n".repeat(100)).unwrap();
-    let output = broker.run(&["produce", "full", "--batch-bytes", "64", "--file", lines.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("no space"));
-    client.create_topic("still-possible", 1).unwrap();
-    assert!(client.describe_topic("full").unwrap().partitions[0].end_offset.0 >= acked);
-    broker.kill();
-    let broker = Served::start(data.path());
-    let list = String::from_utf8(broker.run_well(&["topic", "list"])).unwrap();
-    assert!(list.contains("still-possible"), "{list}");
 }

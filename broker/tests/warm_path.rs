@@ -83,6 +83,10 @@ impl World {
                     }
                     Op::Close { .. } => panic!("the shard closed a connection"),
                     Op::PrepareFile { file, .. } => Completion::FilePrepared { file, result: Ok(()) },
+                    Op::Allocate { file, bytes, .. } => Completion::Allocated { file, bytes, result: Ok(()) },
+                    Op::Shrink { .. } => continue,
+                    Op::Remove { file } => Completion::Removed { file, result: Ok(()) },
+                    Op::SyncAll { token } => Completion::AllSynced { token, result: Ok(()) },
                     Op::Read { token, buffer, .. } => Completion::ReadDone { token, buffer, result: Ok(()) },
                     Op::Write { token, .. } => Completion::Written { token, result: Ok(()) },
                     Op::Flush { token, .. } => Completion::Flushed { token, result: Ok(()) },
@@ -152,6 +156,7 @@ fn produce_commit_answer_and_delivery_allocate_nothing() {
             name: Some(name),
             partition_count: 1,
             ack_class: wire::AckClass::Durable,
+            settings: None,
         };
         wire::CreateTopicRequest::create(builder, &args)
     });

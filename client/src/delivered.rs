@@ -2,11 +2,12 @@
 //!
 //! A payload is cut into batches; each must pass `Batch::check`, carry the broker's sum for the partition that it
 //! came from, and lie behind the batch before it. After the first one that does not, nothing more is read: behind a
-//! length that may lie there is nothing to find.
+//! length that may lie there is nothing to find. Compressed batches are inflated one by one, into room that the reader
+//! lends: what is read of a payload never takes more memory than its longest batch.
 
 use std::iter::FusedIterator;
 
-use protocol::batch::{Batch, BatchError, RecordView};
+use protocol::batch::{Batch, BatchError, Inflater, Records};
 use protocol::ids::{Handle, Offset};
 
 /// The checked batches of one payload.
@@ -27,7 +28,7 @@ impl<'a> DeliveredBatches<'a> {
         Self { partition, rest: payload, floor: Offset(0), start: Offset(0) }
     }
 
-    /// The same without the batches that end before `start`, and for `records` without the records before it.
+    /// The same without the batches that end before `start`, and for `next_records` without the records before it.
     #[must_use]
     pub fn starting_at(mut self, start: Offset) -> Self {
         self.start = start;
@@ -40,16 +41,17 @@ impl<'a> DeliveredBatches<'a> {
         self.rest
     }
 
-    /// All records in order, from `starting_at` on.
-    pub fn records(self) -> impl Iterator<Item = Result<RecordView<'a>, BatchError>> {
-        let start = self.start;
-        self.flat_map(move |batch| {
-            let (records, error) = match batch {
-                Ok(batch) => (Some(records_from(batch, start)), None),
-                Err(error) => (None, Some(Err(error))),
-            };
-            records.into_iter().flatten().map(Ok::<_, BatchError>).chain(error)
-        })
+    /// The records of the next batch, from `starting_at` on; `None` behind the last batch. Those of a compressed batch
+    /// lie in the inflater, one batch at a time.
+    ///
+    /// # Errors
+    /// Any `BatchError`. After `Inflation` the next batch can be read, after any other there is none.
+    pub fn next_records<'b>(&mut self, inflater: &'b mut Inflater) -> Option<Result<Records<'b>, BatchError>>
+    where
+        'a: 'b,
+    {
+        let batch = self.next()?;
+        Some(batch.and_then(|batch| records_from(batch, self.start, inflater)))
     }
 
     /// Checks the batch at the front of what is left, which is not empty.
@@ -86,29 +88,94 @@ impl<'a> Iterator for DeliveredBatches<'a> {
 impl FusedIterator for DeliveredBatches<'_> {}
 
 /// The records of a checked batch from `start` on; all of them if it begins later.
-pub fn records_from<'a>(batch: Batch<'a>, start: Offset) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
-    // Offsets of a plain batch are dense, so the difference counts records.
-    let skipped = start.0.saturating_sub(batch.header().base_offset().0);
-    let first = usize::try_from(skipped).unwrap_or(usize::MAX).min(batch.record_count());
-    (first..batch.record_count()).map_while(move |n| batch.record(n))
+///
+/// # Errors
+/// `Inflation` when its data area does not inflate to what its header says.
+pub fn records_from<'b>(
+    batch: Batch<'b>,
+    start: Offset,
+    inflater: &'b mut Inflater,
+) -> Result<Records<'b>, BatchError> {
+    Ok(batch.inflate(inflater)?.starting_at(start))
 }
 
 #[cfg(test)]
 mod tests {
-    use protocol::batch::{BatchHeader, BrokerFields};
+    use protocol::batch::{BatchHeader, BrokerFields, Compression, SparseBuilder};
 
     use super::*;
-    use crate::fake_broker::{batch_of, partition};
+    use crate::fake_broker::{batch_of, compressed_batch_of, partition};
 
     fn placed(base_offset: u64, values: &[&[u8]]) -> Vec<u8> {
-        let mut bytes = batch_of(values);
+        place(batch_of(values), base_offset)
+    }
+
+    fn place(mut bytes: Vec<u8>, base_offset: u64) -> Vec<u8> {
         let fields = BrokerFields { base_offset: Offset(base_offset), appended_ms: 5, log_epoch: 1 };
         BatchHeader::place(&mut bytes, partition(0), fields);
         bytes
     }
 
-    fn values(records: DeliveredBatches<'_>) -> Result<Vec<(u64, Vec<u8>)>, BatchError> {
-        records.records().map(|record| record.map(|view| (view.offset.0, view.value.to_vec()))).collect()
+    fn values(mut batches: DeliveredBatches<'_>) -> Result<Vec<(u64, Vec<u8>)>, BatchError> {
+        let (mut inflater, mut values) = (Inflater::new(), Vec::new());
+        while let Some(records) = batches.next_records(&mut inflater) {
+            values.extend(records?.map(|view| (view.offset.0, view.value.to_vec())));
+        }
+        Ok(values)
+    }
+
+    #[test]
+    fn compressed_batches_are_read_like_others() {
+        let value = [b'a'; 500];
+        let compressed = |compression| compressed_batch_of(compression, &[&value, b"x", b"y"]);
+        let payload = [
+            place(compressed(Compression::Lz4), 10),
+            placed(13, &[b"plain"]),
+            place(compressed(Compression::Zstd), 14),
+        ]
+        .concat();
+        let batches = DeliveredBatches::new(partition(0), &payload);
+        let kinds: Vec<_> = batches.clone().map(|batch| batch.unwrap().compression()).collect();
+        assert_eq!(kinds, [Compression::Lz4, Compression::None, Compression::Zstd]);
+        let found = values(batches.starting_at(Offset(11))).unwrap();
+        let offsets: Vec<u64> = found.iter().map(|(offset, _)| *offset).collect();
+        assert_eq!(offsets, [11, 12, 13, 14, 15, 16]);
+        assert_eq!((&found[0].1[..], &found[3].1[..]), (&b"x"[..], &value[..]));
+    }
+
+    #[test]
+    fn sparse_batches_are_read_from_the_first_record_that_is_left() {
+        let source = placed(10, &[b"a", b"b", b"c", b"d", b"e"]);
+        let batch = Batch::check(&source).unwrap();
+        let (mut builder, mut sparse) = (SparseBuilder::new(1 << 16), Vec::new());
+        builder.begin(Offset(10), batch.header().created_ms.get());
+        for record in batch.records().unwrap().filter(|record| [11, 13].contains(&record.offset.0)) {
+            builder.push(&record).unwrap();
+        }
+        builder.finish_into(Offset(15), &mut sparse);
+        let payload = [place(sparse, 10), placed(15, &[b"f"])].concat();
+        let from = |start| {
+            let batches = DeliveredBatches::new(partition(0), &payload).starting_at(Offset(start));
+            values(batches).unwrap().into_iter().map(|(offset, _)| offset).collect::<Vec<_>>()
+        };
+        for (start, offsets) in [(0, &[11, 13, 15][..]), (11, &[11, 13, 15]), (12, &[13, 15]), (14, &[15])] {
+            assert_eq!(from(start), offsets, "from {start}");
+        }
+    }
+
+    #[test]
+    fn batch_that_does_not_inflate_does_not_hide_the_next() {
+        let mut rotten = compressed_batch_of(Compression::Lz4, &[&[b'a'; 500]]);
+        let data = Batch::check(&rotten).unwrap().header().data_length.get() as usize;
+        let start = rotten.len() - protocol::batch::padded(data);
+        rotten[start..start + data].fill(0xFF);
+        let sum = protocol::batch::producer_sum(&rotten);
+        rotten[76..80].copy_from_slice(&sum.to_le_bytes());
+        let payload = [place(rotten, 10), placed(11, &[b"good"])].concat();
+        let (mut batches, mut inflater) = (DeliveredBatches::new(partition(0), &payload), Inflater::new());
+        assert_eq!(batches.next_records(&mut inflater).unwrap().unwrap_err(), BatchError::Inflation);
+        let records = batches.next_records(&mut inflater).unwrap().unwrap();
+        assert_eq!(records.map(|record| record.value).collect::<Vec<_>>(), [b"good"]);
     }
 
     #[test]

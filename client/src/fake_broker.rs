@@ -3,7 +3,7 @@
 //! It holds no state but what a test gives it, and lies when it is told to.
 
 use flatbuffers::{FlatBufferBuilder, WIPOffset};
-use protocol::batch::{BatchBuilder, BatchHeader, BrokerFields, Record};
+use protocol::batch::{BatchBuilder, BatchHeader, BrokerFields, Compression, Compressor, Record};
 use protocol::frame::{FLAG_ANSWER, FLAG_RESUMES, Frame, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, Offset, TopicKey};
 use protocol::limits::{FRAME_BYTES_MAX, PROTOCOL_VERSION};
@@ -49,12 +49,16 @@ pub(crate) fn partition(number: u16) -> Handle {
 }
 
 pub(crate) fn batch_of(values: &[&[u8]]) -> Vec<u8> {
+    compressed_batch_of(Compression::None, values)
+}
+
+pub(crate) fn compressed_batch_of(compression: Compression, values: &[&[u8]]) -> Vec<u8> {
     let mut builder = BatchBuilder::new();
     for value in values {
         builder.push(&Record { value, ..Record::default() }).expect("small records fit");
     }
     let mut bytes = Vec::new();
-    builder.finish_into(&mut bytes);
+    builder.finish_compressed_into(&mut Compressor::new(compression), &mut bytes);
     bytes
 }
 
@@ -165,7 +169,19 @@ pub(crate) fn refused(opcode: Opcode, status: Status, correlation: CorrelationId
             retry_after_us: 9,
             first_valid: 100,
             last_valid: 200,
+            ..wire::ErrorDetailArgs::default()
         };
+        wire::ErrorDetail::create(builder, &args)
+    })
+}
+
+/// The end of subscription 1 without being asked, with a range of offsets of this partition (0: not named).
+pub(crate) fn subscription_ended(status: Status, partition: u64, range: (u64, u64)) -> Vec<u8> {
+    let header = FrameHeader::answer(Opcode::Unsubscribe, status, CorrelationId(0), 1);
+    with_envelope(header, &[], |builder| {
+        let (first_valid, last_valid) = range;
+        let args =
+            wire::ErrorDetailArgs { first_valid, last_valid, partition, ..wire::ErrorDetailArgs::default() };
         wire::ErrorDetail::create(builder, &args)
     })
 }
@@ -179,10 +195,17 @@ pub(crate) fn described(opcode: Opcode, correlation: CorrelationId, partition_co
             .map(|number| wire::PartitionDescription::new(partition(number).0, 0, 10, 4096, 0, 0))
             .collect();
         let partitions = builder.create_vector(&partitions);
+        let settings = wire::TopicSettingsArgs {
+            retention_ms: 1_000,
+            compact: true,
+            ..wire::TopicSettingsArgs::default()
+        };
+        let settings = wire::TopicSettings::create(builder, &settings);
         let args = wire::TopicDescriptionArgs {
             name: Some(name),
             created_ms: 77,
             partitions: Some(partitions),
+            settings: Some(settings),
             ..wire::TopicDescriptionArgs::default()
         };
         wire::TopicDescription::create(builder, &args)
@@ -199,6 +222,7 @@ pub(crate) fn topics(correlation: CorrelationId, names: &[&str], more: bool) -> 
                 name: Some(name),
                 partition_count: 4,
                 ack_class: wire::AckClass::Durable,
+                settings: None,
             };
             summaries.push(wire::TopicSummary::create(builder, &args));
         }
@@ -215,6 +239,7 @@ pub(crate) fn stats(correlation: CorrelationId, durable_lsn: u64) -> Vec<u8> {
         let args = wire::StatsResponseArgs {
             durable_lsn,
             durability: Some(durability),
+            removed_files: 13,
             ..wire::StatsResponseArgs::default()
         };
         wire::StatsResponse::create(builder, &args)

@@ -12,7 +12,7 @@ use client::delivered::DeliveredBatches;
 use client::producer::{Placement, Producer, ProducerOptions};
 use counting_allocator::CountingAllocator;
 use flatbuffers::FlatBufferBuilder;
-use protocol::batch::{BatchBuilder, BatchHeader, BrokerFields, Record};
+use protocol::batch::{BatchBuilder, BatchHeader, BrokerFields, Compression, Compressor, Inflater, Record};
 use protocol::frame::{FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId, TopicKey};
 use protocol::status::Status;
@@ -80,9 +80,19 @@ fn allocations_of(mut round: impl FnMut()) -> u64 {
 
 #[test]
 fn producing_allocates_nothing() {
+    produce_with(Compression::None);
+}
+
+#[test]
+fn producing_compressed_batches_allocates_nothing() {
+    produce_with(Compression::Lz4);
+    produce_with(Compression::Zstd);
+}
+
+fn produce_with(compression: Compression) {
     let mut connection = connected();
     let partitions = [partition(0), partition(1), partition(2)];
-    let options = ProducerOptions { batch_bytes_max: 8 << 10, ..ProducerOptions::default() };
+    let options = ProducerOptions { batch_bytes_max: 8 << 10, compression, ..ProducerOptions::default() };
     let mut producer = Producer::new(&partitions, connection.grants().unwrap(), options);
     let value = [7; 100];
     let mut answers = Vec::new();
@@ -109,6 +119,16 @@ fn producing_allocates_nothing() {
 
 #[test]
 fn reading_deliveries_allocates_nothing() {
+    read_with(Compression::None);
+}
+
+#[test]
+fn reading_compressed_deliveries_allocates_nothing() {
+    read_with(Compression::Lz4);
+    read_with(Compression::Zstd);
+}
+
+fn read_with(compression: Compression) {
     let mut connection = connected();
     let credit = CreditAmount { records: 1 << 40, bytes: 1 << 40 };
     let request = SubscribeRequest { topic: "t", partition: None, start: Start::Earliest, credit };
@@ -119,19 +139,20 @@ fn reading_deliveries_allocates_nothing() {
         builder.push(&Record { value: &[7; 100], ..Record::default() }).unwrap();
     }
     let mut batch = Vec::new();
-    builder.finish_into(&mut batch);
+    builder.finish_compressed_into(&mut Compressor::new(compression), &mut batch);
     let fields = BrokerFields { base_offset: Offset(9), appended_ms: 1, log_epoch: 1 };
     BatchHeader::place(&mut batch, partition(0), fields);
     let header = FrameHeader::new(Opcode::Deliver, CorrelationId(partition(0).0), 1);
     let delivery = [header.with_lengths(0, batch.len()).as_bytes(), &batch[..]].concat();
 
-    let mut read = 0_usize;
+    let (mut read, mut inflater) = (0_usize, Inflater::new());
     let allocations = allocations_of(|| {
         connection.on_bytes(0, &delivery).unwrap();
         while let Some(event) = connection.next_event() {
             let Event::Delivered { partition, payload, .. } = event else { panic!("{event:?}") };
-            for record in DeliveredBatches::new(partition, payload).records() {
-                read += record.unwrap().value.len();
+            let mut batches = DeliveredBatches::new(partition, payload);
+            while let Some(records) = batches.next_records(&mut inflater) {
+                read += records.unwrap().map(|record| record.value.len()).sum::<usize>();
             }
         }
     });

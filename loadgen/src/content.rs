@@ -143,7 +143,7 @@ mod tests {
             assert_eq!((frame.header.correlation(), frame.header.subject.get()), (CorrelationId(4), 8));
             let batch = Batch::check(frame.payload).unwrap();
             assert_eq!(batch.record_count(), 5);
-            for (sequence, record) in (100..).zip(batch.records()) {
+            for (sequence, record) in (100..).zip(batch.records().unwrap()) {
                 assert_eq!(record.value, value(Identity { sequence, ..first }));
             }
         }

@@ -160,7 +160,12 @@ impl Subscriber {
         };
         self.faults.offset_gaps += u64::from(batch.header().base_offset() != lane.next_offset);
         lane.next_offset = batch.header().next_offset();
-        for record in batch.records() {
+        // Nothing was sent compressed.
+        let Some(records) = batch.records() else {
+            self.faults.foreign_records += batch.record_count() as u64;
+            return;
+        };
+        for record in records {
             let stamp = Stamp::read(record.value)
                 .filter(|stamp| stamp.run_id == self.run_id && usize::from(stamp.partition) == partition);
             let next = stamp.and_then(|stamp| lane.next_sequences.get_mut(usize::from(stamp.connection)));

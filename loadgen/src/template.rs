@@ -153,12 +153,12 @@ mod tests {
                 let batch = Batch::check(frame.payload).unwrap();
                 assert_eq!(batch.bytes().len(), frame.payload.len());
                 let stamps: Vec<_> =
-                    batch.records().map(|record| Stamp::read(record.value).unwrap()).collect();
+                    batch.records().unwrap().map(|record| Stamp::read(record.value).unwrap()).collect();
                 let expected: Vec<_> = (1_000..1_000 + batch_records as u64)
                     .map(|sequence| Stamp { sequence, ..first })
                     .collect();
                 assert_eq!(stamps, expected);
-                assert!(batch.records().all(|record| record.value.len() == record_bytes));
+                assert!(batch.records().unwrap().all(|record| record.value.len() == record_bytes));
             }
         }
     }

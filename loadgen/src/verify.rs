@@ -282,7 +282,9 @@ fn read_batches(payload: &[u8], handle: Handle, checker: &mut Checker) {
             return;
         };
         rest = &rest[batch.bytes().len()..];
-        for record in batch.records() {
+        // Nothing was sent compressed.
+        let Some(records) = batch.records() else { return checker.on_corrupt_batch() };
+        for record in records {
             checker.on_record(handle.partition(), record.offset, record.value);
         }
     }

@@ -7,8 +7,10 @@ use flatbuffers::{FlatBufferBuilder, Follow, Verifiable, VerifierOptions};
 use crate::batch::padded;
 use crate::limits::ENVELOPE_BYTES_MAX;
 
-/// Tables that one envelope may hold: a list of topics needs one each, and one for the list.
-const TABLES_MAX: usize = crate::limits::TOPICS_PER_LIST_MAX + 8;
+/// Tables that one envelope may hold: a list of topics needs two each, one of them for settings, and one for the list.
+const TABLES_MAX: usize = crate::limits::TOPICS_PER_LIST_MAX * 2 + 8;
+/// How deep tables and vectors may lie in each other: list, its vector, a topic, its settings.
+const DEPTH_MAX: usize = 4;
 
 /// The envelope does not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +26,7 @@ where
     T: Follow<'a> + Verifiable + 'a,
 {
     let options = VerifierOptions {
-        max_depth: 4,
+        max_depth: DEPTH_MAX,
         max_tables: TABLES_MAX,
         max_apparent_size: ENVELOPE_BYTES_MAX,
         ..VerifierOptions::default()

@@ -16,6 +16,10 @@ pub const FRAME_BYTES_MAX: usize = 16 << 20;
 /// Longest batch, header included: what fits into a frame beside its header and the envelope of an answer.
 pub const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX - (4 << 10);
 
+/// Longest batch when its data area is inflated, header and index included: whoever inflates it, or gathers some of its
+/// records into a batch that is not compressed, needs no more room than for any other batch.
+pub const INFLATED_BATCH_BYTES_MAX: usize = BATCH_BYTES_MAX;
+
 /// Most records in one batch; bounds the work of one check.
 pub const RECORDS_PER_BATCH_MAX: usize = 65_536;
 
@@ -43,8 +47,10 @@ pub const ERROR_MESSAGE_BYTES_MAX: usize = 512;
 const _: () = assert!(RECORD_BYTES_MAX + (1 << 20) < FRAME_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(ALIGNMENT));
 const _: () = assert!(BATCH_BYTES_MAX.is_multiple_of(ALIGNMENT));
+// Every batch that is not compressed is within the bound for those that are.
+const _: () = assert!(INFLATED_BATCH_BYTES_MAX >= BATCH_BYTES_MAX);
 // The index of a full batch leaves room for its data.
 const _: () = assert!(RECORDS_PER_BATCH_MAX * 24 < BATCH_BYTES_MAX / 8);
-// One answer that lists topics fits into an envelope: name, vtable, offsets.
-const _: () = assert!(TOPICS_PER_LIST_MAX * (TOPIC_NAME_BYTES_MAX + 64) < ENVELOPE_BYTES_MAX);
+// One answer that lists topics fits into an envelope: name, settings, vtables, offsets.
+const _: () = assert!(TOPICS_PER_LIST_MAX * (TOPIC_NAME_BYTES_MAX + 192) < ENVELOPE_BYTES_MAX);
 const _: () = assert!(PARTITIONS_PER_TOPIC_MAX as usize * 40 + 1024 < ENVELOPE_BYTES_MAX);

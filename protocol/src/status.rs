@@ -58,7 +58,7 @@ pub enum Status {
     /// More topics or partitions than the broker's limits.
     TopicLimit = 53,
 
-    /// The offset is not in the partition; the envelope `ErrorDetail` gives the valid range.
+    /// The offset is not in the partition, or no longer; the envelope `ErrorDetail` gives the valid range.
     OffsetOutOfRange = 64,
     /// No subscription of this id on this connection.
     UnknownSubscription = 65,
@@ -69,7 +69,7 @@ pub enum Status {
     /// More subscriptions than the broker's limit.
     SubscriptionLimit = 68,
 
-    /// Stored bytes do not match their checksum.
+    /// Stored bytes do not match their checksum; the envelope `ErrorDetail` gives the offsets that cannot be read.
     Corrupt = 80,
 }
 

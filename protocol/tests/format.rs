@@ -4,11 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test is the right answer")]
 
-use protocol::batch::{Batch, BatchBuilder, BatchError, BatchHeader, BrokerFields, Record};
+use protocol::batch::{
+    Batch, BatchBuilder, BatchError, BatchHeader, BrokerFields, Compression, Compressor, Inflater, Record,
+    SparseBuilder,
+};
 use protocol::frame::{Frame, FrameError, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, Offset, TopicKey};
 use protocol::status::Status;
-use protocol::{envelope, wire};
+use protocol::{envelope, limits, wire};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use zerocopy::IntoBytes;
@@ -38,6 +41,16 @@ fn sample_batch() -> Vec<u8> {
     bytes
 }
 
+fn compressed_batch(compression: Compression) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    for value in [&b"value-one, value-two, value-one, value-two, value-one, value-two"[..], b"", &[7; 300]] {
+        builder.push(&Record { key: b"key", value, ..Record::default() }).unwrap();
+    }
+    let mut bytes = Vec::new();
+    builder.finish_compressed_into(&mut Compressor::new(compression), &mut bytes);
+    bytes
+}
+
 fn placed_batch() -> Vec<u8> {
     let mut bytes = sample_batch();
     let fields = BrokerFields { base_offset: Offset(41), appended_ms: 1_700_000_000_900, log_epoch: 5 };
@@ -64,7 +77,7 @@ fn golden_batch() {
 fn a_batch_gives_back_its_records() {
     let bytes = placed_batch();
     let batch = Batch::check(&bytes).unwrap();
-    let records: Vec<_> = batch.records().collect();
+    let records: Vec<_> = batch.records().unwrap().collect();
     assert_eq!(records.len(), 2);
     assert_eq!((records[0].key, records[0].value), (&b"key"[..], &b"value-one"[..]));
     assert_eq!(records[0].headers.collect::<Vec<_>>(), [(&b"h"[..], &b"v1"[..])]);
@@ -82,7 +95,8 @@ fn empty_records_are_records() {
     }
     let mut bytes = Vec::new();
     builder.finish_into(&mut bytes);
-    let values: Vec<_> = Batch::check(&bytes).unwrap().records().map(|record| record.value.len()).collect();
+    let records = Batch::check(&bytes).unwrap().records().unwrap();
+    let values: Vec<_> = records.map(|record| record.value.len()).collect();
     assert_eq!(values, [0, 0, 0]);
 }
 
@@ -114,7 +128,7 @@ fn every_flipped_producer_byte_is_found() {
 fn what_is_drawn_and_not_built_is_refused() {
     let reseal = |position: usize| {
         let mut bytes = sample_batch();
-        bytes[position] = 1;
+        bytes[position] = 3;
         let sum = protocol::batch::producer_sum(&bytes);
         bytes[76..80].copy_from_slice(&sum.to_le_bytes());
         Batch::check(&bytes).unwrap_err()
@@ -148,27 +162,58 @@ fn frames_are_cut_only_when_whole_and_lies_are_named() {
 }
 
 /// Reads everything that a hostile peer can make us read; only panics and wild reads are wrong here.
-fn read_all(bytes: &[u8]) {
+fn read_all(inflater: &mut Inflater, bytes: &[u8]) {
     let _ = std::hint::black_box(Frame::cut(bytes, 16 << 20));
     let _ = envelope::read::<wire::HelloRequest<'_>>(bytes).map(|hello| hello.client_name().map(str::len));
-    let _ = envelope::read::<wire::ListTopicsResponse<'_>>(bytes)
-        .map(|list| list.topics().iter().map(|topic| topic.name().len()).sum::<usize>());
+    let _ = envelope::read::<wire::ListTopicsResponse<'_>>(bytes).map(|list| {
+        list.topics().iter().filter_map(|topic| topic.settings()).map(|settings| settings.segment_ms()).max()
+    });
     let _ = envelope::read::<wire::SubscribeRequest<'_>>(bytes).map(|request| request.topic().len());
     let _ = envelope::read::<wire::TopicDescription<'_>>(bytes).map(|topic| topic.partitions().len());
-    if let Ok(batch) = Batch::check(bytes) {
-        for record in batch.records() {
+    if let Ok(records) = Batch::check(bytes).and_then(|batch| batch.inflate(inflater)) {
+        for record in records {
             std::hint::black_box((record.key.len(), record.headers.count(), record.value.len()));
         }
     }
 }
 
+fn summary<'a>(
+    builder: &mut flatbuffers::FlatBufferBuilder<'a>,
+    name: &str,
+) -> flatbuffers::WIPOffset<wire::TopicSummary<'a>> {
+    let name = builder.create_string(name);
+    let settings = wire::TopicSettingsArgs {
+        retention_ms: 1,
+        retention_bytes: 2,
+        segment_bytes: 3,
+        segment_ms: 4,
+        compact: true,
+    };
+    let settings = Some(wire::TopicSettings::create(builder, &settings));
+    let ack_class = wire::AckClass::Memory;
+    let args = wire::TopicSummaryArgs { name: Some(name), partition_count: 4, ack_class, settings };
+    wire::TopicSummary::create(builder, &args)
+}
+
+#[test]
+fn the_longest_list_of_topics_is_an_envelope() {
+    let mut builder = flatbuffers::FlatBufferBuilder::new();
+    let name = "n".repeat(limits::TOPIC_NAME_BYTES_MAX);
+    let topics: Vec<_> = (0..limits::TOPICS_PER_LIST_MAX).map(|_| summary(&mut builder, &name)).collect();
+    let topics = builder.create_vector(&topics);
+    let args = wire::ListTopicsResponseArgs { topics: Some(topics), more: true };
+    let root = wire::ListTopicsResponse::create(&mut builder, &args);
+    let mut bytes = Vec::new();
+    let length = envelope::finish_into(&mut builder, root, &mut bytes);
+    assert!(length <= limits::ENVELOPE_BYTES_MAX);
+    let list = envelope::read::<wire::ListTopicsResponse<'_>>(&bytes).unwrap();
+    let settings = list.topics().get(limits::TOPICS_PER_LIST_MAX - 1).settings().unwrap();
+    assert_eq!((settings.retention_ms(), settings.segment_ms(), settings.compact()), (1, 4, true));
+}
+
 fn envelope_sample() -> Vec<u8> {
     let mut builder = flatbuffers::FlatBufferBuilder::new();
-    let name = builder.create_string("orders");
-    let summary = wire::TopicSummary::create(
-        &mut builder,
-        &wire::TopicSummaryArgs { name: Some(name), partition_count: 4, ack_class: wire::AckClass::Durable },
-    );
+    let summary = summary(&mut builder, "orders");
     let topics = builder.create_vector(&[summary]);
     let args = wire::ListTopicsResponseArgs { topics: Some(topics), more: true };
     let root = wire::ListTopicsResponse::create(&mut builder, &args);
@@ -188,6 +233,19 @@ fn no_byte_string_makes_a_parser_panic() {
         frame.extend_from_slice(&sample_batch());
         frame
     }];
+    let compressed = [Compression::Lz4, Compression::Zstd].map(compressed_batch);
+    let sparse = {
+        let plain = placed_batch();
+        let (mut builder, mut bytes) = (SparseBuilder::new(1 << 20), Vec::new());
+        builder.begin(Offset(40), 1_700_000_000_000);
+        for record in Batch::check(&plain).unwrap().records().unwrap() {
+            builder.push(&record).unwrap();
+        }
+        builder.finish_into(Offset(90), &mut bytes);
+        bytes
+    };
+    let samples = [&samples[..], &compressed, &[sparse]].concat();
+    let mut inflater = Inflater::new();
     for _ in 0..40_000 {
         let mut bytes = samples[random.random_range(0..samples.len())].clone();
         for _ in 0..random.random_range(1..8) {
@@ -198,18 +256,21 @@ fn no_byte_string_makes_a_parser_panic() {
                 _ => [0, 1, 0x7F, 0x80, 0xFF][random.random_range(0..5)],
             };
         }
-        bytes.truncate(random.random_range(0..=bytes.len()));
-        read_all(&bytes);
+        // Only whole ones get as far as to be inflated.
+        if random.random_range(0..2) == 0 {
+            bytes.truncate(random.random_range(0..=bytes.len()));
+        }
+        read_all(&mut inflater, &bytes);
         // The same again behind a matching checksum, so that the checks behind it are reached.
         if bytes.len() >= 128 {
             let sum = protocol::batch::producer_sum(&bytes);
             bytes[76..80].copy_from_slice(&sum.to_le_bytes());
-            read_all(&bytes);
+            read_all(&mut inflater, &bytes);
         }
     }
     for _ in 0..20_000 {
         let mut bytes = vec![0; random.random_range(0..400)];
         random.fill_bytes(&mut bytes);
-        read_all(&bytes);
+        read_all(&mut inflater, &bytes);
     }
 }

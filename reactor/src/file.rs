@@ -1,6 +1,6 @@
 //! Files outside the ring: opening for direct I/O, locking, filling with zeros, asking what lies below.
 //!
-//! All of this blocks. It belongs to the start, to recovery and to the preparer's thread, never to a shard's
+//! All of this blocks. It belongs to the start, to recovery and to threads beside a shard, never to a shard's
 //! loop. It decides nothing: whether a volatile file system or a busy lock is acceptable is the caller's to
 //! say.
 
@@ -9,6 +9,7 @@ mod device;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -186,39 +187,119 @@ pub fn write_zeros(
     cancel: &AtomicBool,
 ) -> io::Result<Zeroed> {
     assert!(bytes.is_multiple_of(PAGE as u64), "{bytes} bytes of zeros");
-    allocate(&file, bytes)?;
     let file = File::from(file.as_fd().try_clone_to_owned()?);
+    // Where space cannot be allocated, the zeros themselves take it.
+    allocate(&file, 0..bytes)?;
+    let zeroed = fill_with_zeros(&file, 0..bytes, buffer, cancel)?;
+    if zeroed == Zeroed::Complete {
+        file.sync_data()?;
+    }
+    Ok(zeroed)
+}
+
+/// Makes a file at least `bytes` long and returns how long it was. The new space is allocated and reads as
+/// zeros; nothing is synced. A file that is long enough is left alone. Where the file system cannot allocate,
+/// zeros are written from `buffer`, whose length bounds one write, and `cancel` is looked at between writes.
+/// After an error the file is as long as it was.
+///
+/// # Errors
+/// What the system said, `ENOSPC` foremost; `EFBIG` for a length that no file can have; `ECANCELED`.
+///
+/// # Panics
+/// If `bytes` is not a multiple of [`PAGE`].
+pub fn grow(file: impl AsFd, bytes: u64, buffer: &mut Buffer, cancel: &AtomicBool) -> io::Result<u64> {
+    assert!(bytes.is_multiple_of(PAGE as u64), "growing to {bytes} bytes");
+    let file = File::from(file.as_fd().try_clone_to_owned()?);
+    let before = file.metadata()?.len();
+    if before >= bytes {
+        return Ok(before);
+    }
+    if let Err(error) = extend(&file, before..bytes, buffer, cancel) {
+        // What was allocated goes back, also where the length has not changed yet. The first error is the
+        // one that matters; a second costs space only.
+        let _ = file.set_len(before);
+        return Err(error);
+    }
+    Ok(before)
+}
+
+/// Gives back the space of a file behind `bytes`. A file that is not longer is left alone. Nothing is synced.
+///
+/// # Errors
+/// What `fstat(2)` or `ftruncate(2)` said.
+pub fn shrink(file: impl AsFd, bytes: u64) -> io::Result<()> {
+    let file = File::from(file.as_fd().try_clone_to_owned()?);
+    if file.metadata()?.len() > bytes {
+        file.set_len(bytes)?;
+    }
+    Ok(())
+}
+
+/// Makes stable what was written to any file of the file system on which `file` lies (`syncfs`), with all
+/// that is needed to find it. A failure of the background to write is told once for each opening, so keep the
+/// descriptor open from before the first write on. XFS leaves the device's cache alone when it has no
+/// metadata to write: pure overwrites want a `sync_data` of any one file behind this.
+///
+/// # Errors
+/// What `syncfs(2)` said.
+pub fn sync_file_system(file: impl AsFd) -> io::Result<()> {
+    let descriptor = file.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is borrowed, so open; no memory is involved.
+    let result = unsafe { libc::syncfs(descriptor) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes the space of `range`, which begins at the file's end, and makes the file that long.
+fn extend(file: &File, range: Range<u64>, buffer: &mut Buffer, cancel: &AtomicBool) -> io::Result<()> {
+    if allocate(file, range.clone())? {
+        return Ok(());
+    }
+    match fill_with_zeros(file, range, buffer, cancel)? {
+        Zeroed::Complete => Ok(()),
+        Zeroed::Cancelled => Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+    }
+}
+
+/// Writes zeros over `range`, at most a buffer at a time.
+fn fill_with_zeros(
+    file: &File,
+    range: Range<u64>,
+    buffer: &mut Buffer,
+    cancel: &AtomicBool,
+) -> io::Result<Zeroed> {
     let step = buffer.capacity().min(ZERO_WRITE_BYTES);
     let zeros = &mut buffer[..step];
     zeros.fill(0);
-    let mut position = 0;
-    while position < bytes {
+    let mut position = range.start;
+    while position < range.end {
         if cancel.load(Ordering::Relaxed) {
             return Ok(Zeroed::Cancelled);
         }
-        let length = (bytes - position).min(step as u64);
+        let length = (range.end - position).min(step as u64);
         file.write_all_at(&zeros[..length as usize], position)?;
         position += length;
     }
-    file.sync_data()?;
     Ok(Zeroed::Complete)
 }
 
-/// Allocates the first `bytes` bytes and makes the file that long. A file system that cannot is left alone.
-fn allocate(file: impl AsFd, bytes: u64) -> io::Result<()> {
-    let length = libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
-    if length == 0 {
-        return Ok(());
+/// Allocates `range` and makes the file at least as long. `false` when the file system cannot; nothing has
+/// changed then.
+fn allocate(file: &File, range: Range<u64>) -> io::Result<bool> {
+    if range.is_empty() {
+        return Ok(true);
     }
-    let descriptor = file.as_fd().as_raw_fd();
+    let number =
+        |bytes: u64| libc::off_t::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
+    let (start, length) = (number(range.start)?, number(range.end - range.start)?);
+    let descriptor = file.as_raw_fd();
     // SAFETY: the descriptor is borrowed, so open; no memory is involved.
-    let result = unsafe { libc::fallocate(descriptor, 0, 0, length) };
+    let result = unsafe { libc::fallocate(descriptor, 0, start, length) };
     if result == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(()),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => Ok(false),
         _ => Err(error),
     }
 }

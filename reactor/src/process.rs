@@ -1,9 +1,10 @@
-//! What this process has used: resident memory and CPU time.
+//! What this process has used (resident memory, CPU time), and how many files it may open.
 //!
 //! Read for `Stats` answers and for measurements, never on the path of a message. Readings are the kernel's
 //! own and are not free (a file read or a system call each).
 
 use std::fs;
+use std::io;
 
 use crate::clock;
 
@@ -21,6 +22,30 @@ pub fn cpu_time_ns() -> u64 {
 /// User and system time of the calling thread, in nanoseconds.
 pub fn thread_cpu_time_ns() -> u64 {
     clock::read_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Lets the process have as many descriptors as it may grant itself (`RLIMIT_NOFILE`, the soft limit raised
+/// to the hard one), and returns how many. The soft limit is low by default for programs that use
+/// `select(2)`, which cannot name higher descriptors.
+///
+/// # Errors
+/// What `getrlimit(2)` or `setrlimit(2)` said.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit that the call fills in. No pointer is kept.
+    let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is a valid rlimit that the call only reads. No pointer is kept.
+        let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
 }
 
 /// The second field of `statm`.
@@ -43,6 +68,13 @@ mod tests {
     fn resident_pages_are_the_second_field() {
         assert_eq!(resident_pages("765 438 410 5 0 123 0\n"), Some(438));
         assert_eq!(resident_pages(""), None);
+    }
+
+    #[test]
+    fn raised_limit_of_open_files_stays() {
+        let raised = raise_open_files_limit().unwrap();
+        assert!(raised > 3, "{raised}");
+        assert_eq!(raise_open_files_limit().unwrap(), raised);
     }
 
     #[test]

@@ -41,6 +41,57 @@ fn cancelled_zeroing_says_so() {
 }
 
 #[test]
+fn grown_file_keeps_its_bytes_and_gains_zeros_that_take_their_space() {
+    const BYTES: u64 = 256 << 10;
+    let directory = directory();
+    let path = directory.path().join("segment");
+    fs::write(&path, vec![7; PAGE]).unwrap();
+    let file = file::open_direct(&path, false).unwrap();
+    let mut buffer = Pool::new(1).unwrap().buffer(PAGE).unwrap();
+    let never = AtomicBool::new(false);
+    assert_eq!(file::grow(&file, BYTES, &mut buffer, &never).unwrap(), PAGE as u64);
+    let contents = fs::read(&path).unwrap();
+    assert_eq!(contents.len() as u64, BYTES);
+    assert!(contents[..PAGE].iter().all(|byte| *byte == 7));
+    assert!(contents[PAGE..].iter().all(|byte| *byte == 0));
+    assert!(fs::metadata(&path).unwrap().blocks() * 512 >= BYTES, "no holes");
+    assert_eq!(file::grow(&file, PAGE as u64, &mut buffer, &never).unwrap(), BYTES, "it never shrinks");
+    assert_eq!(fs::metadata(&path).unwrap().len(), BYTES);
+}
+
+#[test]
+fn failed_growth_leaves_the_file_as_it_was() {
+    let directory = directory();
+    let path = directory.path().join("segment");
+    fs::write(&path, vec![7; PAGE]).unwrap();
+    let file = file::open_direct(&path, false).unwrap();
+    let mut buffer = Pool::new(1).unwrap().buffer(PAGE).unwrap();
+    let too_long = u64::MAX - (PAGE as u64 - 1);
+    let error = file::grow(&file, too_long, &mut buffer, &AtomicBool::new(false)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EFBIG));
+    assert_eq!(fs::read(&path).unwrap(), vec![7; PAGE]);
+}
+
+#[test]
+fn shrunk_file_keeps_its_beginning_and_a_shorter_one_is_left_alone() {
+    let directory = directory();
+    let path = directory.path().join("segment");
+    fs::write(&path, vec![7; 3 * PAGE]).unwrap();
+    let file = file::open_direct(&path, false).unwrap();
+    file::shrink(&file, PAGE as u64).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), vec![7; PAGE]);
+    file::shrink(&file, 2 * PAGE as u64).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), PAGE as u64);
+}
+
+#[test]
+fn file_system_is_synced_through_any_of_its_descriptors() {
+    let directory = directory();
+    fs::write(directory.path().join("any"), b"bytes").unwrap();
+    file::sync_file_system(fs::File::open(directory.path()).unwrap()).unwrap();
+}
+
+#[test]
 fn missing_file_is_not_made_unless_wanted() {
     let directory = directory();
     let path = directory.path().join("nothing");

@@ -7,6 +7,7 @@
 mod consume;
 mod produce;
 mod topic;
+mod units;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -197,7 +198,7 @@ fn about_topic(topic: &str, error: ClientError) -> Failure {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
-    use client::connection::Start;
+    use client::connection::{Start, TopicSettings};
     use protocol::ids::Offset;
 
     use super::*;
@@ -241,7 +242,31 @@ mod tests {
         assert_eq!(start_of("forebay consume t"), Start::Earliest);
         assert_eq!(start_of("forebay consume t --from latest"), Start::Latest);
         assert_eq!(start_of("forebay consume t --from 42"), Start::Offset(Offset(42)));
+        let time = Start::Time(1_795_341_600_000);
+        assert_eq!(start_of("forebay consume t --from 2026-11-22T10:00:00Z"), time);
         assert!(CommandLine::try_parse_from(["forebay", "consume", "t", "--from", "yesterday"]).is_err());
+    }
+
+    #[test]
+    fn topics_are_created_with_their_settings() {
+        let settings_of = |line: &str| match parse(line) {
+            Command::Topic(TopicCommand::Create(args)) => args.settings(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(settings_of("forebay topic create t"), TopicSettings::default());
+        let line = "forebay topic create t --retention 7d --retention-bytes 10GiB --segment-bytes 64MiB \
+                    --segment-age 12h --compact";
+        let expected = TopicSettings {
+            retention_ms: 604_800_000,
+            retention_bytes: 10 << 30,
+            segment_bytes: 64 << 20,
+            segment_ms: 43_200_000,
+            compact: true,
+        };
+        assert_eq!(settings_of(line), expected);
+        for option in ["--retention=week", "--retention-bytes=1.5G", "--segment-age=0s"] {
+            assert!(CommandLine::try_parse_from(["forebay", "topic", "create", "t", option]).is_err());
+        }
     }
 
     #[test]

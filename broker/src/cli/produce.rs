@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use client::blocking::{BlockingProducer, ClientError, unix_ms};
 use client::producer::{BatchResult, Outcome, Placement, ProducerOptions, PushError};
-use protocol::batch::Record;
+use protocol::batch::{Compression, Record};
 use protocol::limits::RECORD_BYTES_MAX;
 use protocol::status::Status;
 
@@ -46,12 +46,15 @@ pub(super) struct ProduceArgs {
     /// Send everything to this partition
     #[arg(long, value_name = "N")]
     partition: Option<u16>,
-    /// Close a batch before it is longer than this
+    /// Close a batch before it is longer than this, not counting what compressing saves
     #[arg(long, default_value_t = 65_536, value_name = "BYTES")]
     batch_bytes: usize,
     /// Let a batch wait so long for more lines
     #[arg(long, default_value_t = 0, value_name = "MICROSECONDS")]
     linger_us: u64,
+    /// Compress batches: none, lz4 or zstd
+    #[arg(long, default_value = "none", value_name = "HOW", value_parser = parse_compression)]
+    compression: Compression,
     /// Create the topic, with one partition, if it does not exist
     #[arg(long)]
     create: bool,
@@ -73,6 +76,7 @@ pub(super) fn run(address: &str, args: &ProduceArgs) -> Result<(), Failure> {
         batch_bytes_max: args.batch_bytes,
         linger_us: args.linger_us,
         refusals_max: Some(REFUSALS_MAX),
+        compression: args.compression,
         ..ProducerOptions::default()
     };
     let producer = client.producer(&args.topic, options).map_err(|error| about_topic(&args.topic, error))?;
@@ -91,6 +95,15 @@ pub(super) fn run(address: &str, args: &ProduceArgs) -> Result<(), Failure> {
     let cause = run.finish(fed);
     run.tally.report(started.elapsed())?;
     run.tally.verdict(cause)
+}
+
+fn parse_compression(text: &str) -> Result<Compression, &'static str> {
+    match text {
+        "none" => Ok(Compression::None),
+        "lz4" => Ok(Compression::Lz4),
+        "zstd" => Ok(Compression::Zstd),
+        _ => Err("not none, lz4 or zstd"),
+    }
 }
 
 /// One run over the input.
@@ -380,6 +393,13 @@ mod tests {
         }
         assert_eq!(lines_of(&["end\n"]).len(), 1, "a line end at the end begins no line");
         assert!(lines_of(&[]).is_empty());
+    }
+
+    #[test]
+    fn compression_goes_by_its_name() {
+        let known = ["none", "lz4", "zstd"].map(parse_compression);
+        assert_eq!(known, [Ok(Compression::None), Ok(Compression::Lz4), Ok(Compression::Zstd)]);
+        assert!(parse_compression("gzip").is_err());
     }
 
     #[test]

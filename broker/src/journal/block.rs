@@ -37,6 +37,8 @@ pub enum BlockKind {
     Data = 0,
     /// Carries only the durable LSN.
     Marker = 1,
+    /// A block of a snapshot file; its sequence is the snapshot's, times 2^20, and its number in it.
+    Snapshot = 2,
 }
 
 /// The header as it lies on disk.

@@ -2,11 +2,11 @@
 //!
 //! One after another, none across a file's end: what is left of a file that is too short for a block stays as it is.
 
-/// A place for a block: byte `position` of file `file`.
+/// A place for a block: byte `position` of file `file`, which is the number of a file, or of its turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// Number of the journal file.
-    pub file: u32,
+    /// Number of the journal file in recovery; else of its turn, which counts every use of a file.
+    pub file: u64,
     /// Byte position in it, a multiple of 4 KiB.
     pub position: u64,
 }
@@ -44,7 +44,7 @@ impl JournalLayout {
     /// Bytes of the journal before a place, gaps at the files' ends included.
     #[must_use]
     pub fn linear(&self, place: Place) -> u64 {
-        u64::from(place.file) * self.file_bytes + place.position
+        place.file * self.file_bytes + place.position
     }
 }
 

@@ -3,13 +3,16 @@
 //! Entries fill the open block while up to K earlier blocks are in flight; a turn's end seals what is there. The
 //! journal asks for writes and flushes as `Op`s and moves only on their completions.
 //! Invariant: `durable <= written <= appended`. Acknowledged bytes are never written again; every block starts on
-//! a page of its own. Which block is durable when is decided here and nowhere else.
+//! a page of its own, and a file is used again only when no kept snapshot needs it. Which block is durable when is
+//! decided here and nowhere else.
 
 pub mod block;
 pub mod entry;
 mod layout;
 mod open_block;
 pub mod recovery;
+mod ring;
+pub mod snapshot;
 pub mod superblock;
 
 use std::collections::VecDeque;
@@ -20,12 +23,14 @@ use reactor::memory::Pool;
 
 use crate::io::{File, IoError, Now, Op, Sync, Token};
 use crate::limits::{
-    JOURNAL_BLOCKS_IN_FLIGHT_MAX, JOURNAL_BLOCKS_OPEN_MAX, JOURNAL_PENDING_BYTES_MAX, JOURNAL_RESERVE_BYTES,
+    JOURNAL_BLOCKS_IN_FLIGHT_MAX, JOURNAL_BLOCKS_OPEN_MAX, JOURNAL_FILES_MIN, JOURNAL_PENDING_BYTES_MAX,
+    JOURNAL_RESERVE_BYTES,
 };
 use block::{BlockKind, JournalIdentity};
 use entry::{ENTRY_HEADER_BYTES, EntryKind};
 pub use layout::{JournalLayout, Place};
 use open_block::OpenBlock;
+use ring::Ring;
 
 /// Fences the writers of one data directory: grows with every start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,7 +108,7 @@ pub struct JournalFailure {
 }
 
 /// Where a journal goes on after recovery.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct JournalStart {
     /// Seeds every block's CRC.
     pub identity: JournalIdentity,
@@ -113,7 +118,11 @@ pub struct JournalStart {
     pub next_sequence: BlockSequence,
     /// CRC of the last good block, 0 if there is none.
     pub predecessor_crc: u32,
-    /// Where the next block may start.
+    /// Epoch of the last good block.
+    pub last_epoch: Epoch,
+    /// The files that hold what is needed, in the order of their turns, from turn 0 on; the last is written next.
+    pub files: Vec<u32>,
+    /// Where the next block may start: its turn is that of the last file.
     pub cursor: Place,
     /// Files.
     pub layout: JournalLayout,
@@ -123,10 +132,28 @@ pub struct JournalStart {
     pub durability: Durability,
 }
 
+/// Where a replay that begins behind what is durable now would find its first block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayStart {
+    /// At or behind this place, or at the start of the next file; counted in turns.
+    pub place: Place,
+    /// The file that has that turn.
+    pub file: u32,
+    /// Sequence of the block.
+    pub next_sequence: BlockSequence,
+    /// CRC of the block before it.
+    pub predecessor_crc: u32,
+    /// Epoch of the block before it.
+    pub last_epoch: Epoch,
+}
+
 #[derive(Debug)]
 struct InFlight {
     sequence: BlockSequence,
     file: u32,
+    /// The place behind it.
+    end: Place,
+    crc: u32,
     kind: BlockKind,
     written: bool,
     sealed_ns: u64,
@@ -148,7 +175,9 @@ pub struct Journal {
     /// Where the last open block will start: the lengths of those before it are final.
     fill_cursor: Place,
     pending_bytes: usize,
-    files_prepared: u32,
+    ring: Ring,
+    /// Where what is durable ends.
+    replay_start: ReplayStart,
     prepare_failed: bool,
     flush_covers: Option<BlockSequence>,
     appended: Lsn,
@@ -171,9 +200,18 @@ impl Journal {
     #[must_use]
     pub fn new(start: JournalStart, pool: Pool) -> Self {
         let recovered = Lsn(Lsn::new(start.next_sequence, 0).0 - 1);
+        assert_eq!(start.cursor.file + 1, start.files.len() as u64);
+        let replay_start = ReplayStart {
+            place: start.cursor,
+            file: *start.files.last().expect("a journal has a file"),
+            next_sequence: start.next_sequence,
+            predecessor_crc: start.predecessor_crc,
+            last_epoch: start.last_epoch,
+        };
         Self {
-            start,
             pool,
+            ring: Ring::new(start.files.clone(), start.files_prepared),
+            replay_start,
             open: VecDeque::with_capacity(JOURNAL_BLOCKS_OPEN_MAX),
             in_flight: VecDeque::with_capacity(JOURNAL_BLOCKS_IN_FLIGHT_MAX),
             next_sequence: start.next_sequence,
@@ -181,7 +219,6 @@ impl Journal {
             seal_cursor: start.cursor,
             fill_cursor: start.cursor,
             pending_bytes: 0,
-            files_prepared: start.files_prepared,
             prepare_failed: false,
             flush_covers: None,
             appended: recovered,
@@ -193,7 +230,31 @@ impl Journal {
             blocks_sealed: 0,
             flushes: 0,
             commit_ns_total: 0,
+            start,
         }
+    }
+
+    /// Seeds the checksums of everything that belongs to this journal.
+    #[must_use]
+    pub fn identity(&self) -> JournalIdentity {
+        self.start.identity
+    }
+
+    /// Where a replay of everything that is not durable now would begin.
+    #[must_use]
+    pub fn replay_start(&self) -> ReplayStart {
+        self.replay_start
+    }
+
+    /// Bytes of the journal written behind a place.
+    #[must_use]
+    pub fn bytes_since(&self, place: Place) -> u64 {
+        self.start.layout.linear(self.seal_cursor).saturating_sub(self.start.layout.linear(place))
+    }
+
+    /// Nothing before this turn of a file is needed any more.
+    pub fn recycle(&mut self, turn: u64) {
+        self.ring.recycle(turn);
     }
 
     /// Place of the last entry taken.
@@ -236,21 +297,25 @@ impl Journal {
     #[must_use]
     pub fn space(&self) -> (u64, u64, u64) {
         let layout = self.start.layout;
-        let prepared = u64::from(self.files_prepared) * layout.file_bytes;
-        (layout.bytes(), prepared, layout.linear(self.seal_cursor))
+        let prepared = u64::from(self.ring.prepared()) * layout.file_bytes;
+        let used = layout.linear(self.seal_cursor) - self.ring.first_turn() * layout.file_bytes;
+        (layout.bytes(), prepared, used)
     }
 
     /// The next file that is not there yet.
     #[must_use]
     pub fn file_wanted(&self) -> Option<u32> {
-        (self.files_prepared < self.start.layout.file_count).then_some(self.files_prepared)
+        let prepared = self.ring.prepared();
+        (prepared < self.start.layout.file_count).then_some(prepared)
     }
 
     /// The file asked for by `file_wanted` is there, or could not be made for now.
     pub fn on_file_prepared(&mut self, file: u32, result: Result<(), IoError>) {
-        assert_eq!(file, self.files_prepared);
+        assert_eq!(file, self.ring.prepared());
         self.prepare_failed = result.is_err();
-        self.files_prepared += u32::from(result.is_ok());
+        if result.is_ok() {
+            self.ring.on_prepared();
+        }
     }
 
     /// Whether an entry with a body of this length can be taken now; the next `append` of that length then
@@ -439,6 +504,13 @@ impl Journal {
                 self.marked = self.marked.max(end);
             }
             self.durable = self.durable.max(end);
+            self.replay_start = ReplayStart {
+                place: block.end,
+                file: block.file,
+                next_sequence: block.sequence.next(),
+                predecessor_crc: block.crc,
+                last_epoch: self.start.epoch,
+            };
             self.in_flight.pop_front();
         }
         self.idle_since_ns = now.monotonic_ns;
@@ -467,7 +539,7 @@ impl Journal {
     fn seal_front(&mut self, now: Now, kind: BlockKind, ops: &mut Vec<Op>) {
         let front = self.open.front().expect("the caller saw a block");
         let (place, end) = self.start.layout.place(self.seal_cursor, front.padded_with(0));
-        assert!(place.file < self.files_prepared);
+        let file = self.ring.file(place.file);
         let block = self.open.pop_front().expect("the caller saw a block");
         let sequence = block.sequence();
         self.pending_bytes -= block.entry_bytes();
@@ -478,8 +550,8 @@ impl Journal {
         if kind == BlockKind::Marker {
             self.appended = self.appended.max(Lsn::end_of(sequence));
         }
-        let in_flight =
-            InFlight { sequence, file: place.file, kind, written: false, sealed_ns: now.monotonic_ns };
+        let sealed_ns = now.monotonic_ns;
+        let in_flight = InFlight { sequence, file, end, crc, kind, written: false, sealed_ns };
         self.in_flight.push_back(in_flight);
         assert!(self.in_flight.len() <= JOURNAL_BLOCKS_IN_FLIGHT_MAX);
         let sync = match self.start.durability {
@@ -488,23 +560,24 @@ impl Journal {
         };
         ops.push(Op::Write {
             token: Token(sequence.0),
-            file: File::Journal(place.file),
+            file: File::Journal(file),
             position: place.position,
             data,
             sync,
         });
     }
 
-    /// Whether a block fits behind `cursor`, into files that are there: what is taken can always be sealed.
+    /// Whether a block fits behind `cursor`, into files that are there and not needed: what is taken can always be
+    /// sealed. A journal that is full for now gets free by the next checkpoint.
     fn check_space(&self, cursor: Place, block_bytes: usize, reserve: u64) -> Result<(), JournalFull> {
         let layout = self.start.layout;
         let end = layout.linear(layout.place(cursor, block_bytes).1);
-        let prepared = u64::from(self.files_prepared) * layout.file_bytes;
-        let capacity = if self.prepare_failed { prepared } else { layout.bytes() };
-        if end + reserve > capacity {
-            return Err(JournalFull::Space);
+        if end + reserve <= self.ring.end_turn() * layout.file_bytes {
+            return Ok(());
         }
-        if end + reserve > prepared { Err(JournalFull::Pending) } else { Ok(()) }
+        // Without space for more files than these, checkpoints may free too little.
+        let is_short = self.prepare_failed && self.ring.prepared() < JOURNAL_FILES_MIN;
+        Err(if is_short { JournalFull::Space } else { JournalFull::Pending })
     }
 
     fn fail(&mut self, action: &'static str, file: File, error: IoError) {

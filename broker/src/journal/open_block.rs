@@ -157,7 +157,7 @@ impl OpenBlock {
 #[cfg(test)]
 mod tests {
     use super::super::block::Block;
-    use super::super::entry::{TopicCreated, topic_subject};
+    use super::super::entry::{TopicCreated, TopicSettings, topic_subject};
     use super::*;
     use protocol::ids::TopicKey;
 
@@ -167,7 +167,10 @@ mod tests {
         let pool = Pool::new(1).unwrap();
         let mut block = OpenBlock::new(&pool, IDENTITY, Epoch(3), BlockSequence(42), 0).unwrap();
         let key = TopicKey { slot: 2, generation: 9 };
-        let created = TopicCreated { key, partition_count: 4, created_ms: 1_700_000_000_000, name: "orders" };
+        let settings =
+            TopicSettings { retention_ms: 86_400_000, segment_bytes: 1 << 20, ..Default::default() };
+        let (created_ms, name) = (1_700_000_000_000, "orders");
+        let created = TopicCreated { key, partition_count: 4, created_ms, name, settings };
         block.append(EntryKind::CreateTopic, topic_subject(key), created.body_bytes(), |body| {
             created.write(body)
         });
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn golden_block() {
-        let hex: String = sample()[..144]
+        let hex: String = sample()[..176]
             .chunks(16)
             .map(|line| line.iter().map(|b| format!("{b:02x}")).collect::<String>() + "\n")
             .collect();

@@ -20,7 +20,7 @@ pub const SUPERBLOCK_COPIES: usize = 2;
 /// Length of the file.
 pub const SUPERBLOCK_FILE_BYTES: u64 = (SUPERBLOCK_COPIES * PAGE_BYTES) as u64;
 /// Version of everything in the data directory.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"FBSUPER1";
 const CRC_RANGE: std::ops::Range<usize> = 0..60;
@@ -139,8 +139,8 @@ mod tests {
         let hex: String = page[..64].iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
-            "46425355504552310100000001000000000000000000000000000000d0040000\
-             03000000050000002a00000000000000000000000000000000000000c7897aa0"
+            "46425355504552310200000001000000000000000000000000000000d0040000\
+             03000000050000002a00000000000000000000000000000000000000c8e22549"
         );
     }
 
@@ -160,9 +160,9 @@ mod tests {
     fn another_version_is_named() {
         let mut page = vec![0; PAGE_BYTES];
         sample().write(&mut page);
-        page[8] = 2;
+        page[8] = 3;
         let sum = crc32c(&page[CRC_RANGE]);
         page[60..64].copy_from_slice(&sum.to_le_bytes());
-        assert_eq!(Superblock::read(&page), Err(SuperblockError::Version(2)));
+        assert_eq!(Superblock::read(&page), Err(SuperblockError::Version(3)));
     }
 }

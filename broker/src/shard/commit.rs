@@ -14,6 +14,7 @@ use super::serving::Serving;
 use super::subscribe::EndedSubscription;
 use crate::io::Socket;
 use crate::journal::Lsn;
+use crate::log::Position;
 
 /// Something that may be said once the journal is durable up to its LSN.
 #[derive(Debug)]
@@ -128,9 +129,16 @@ impl Serving {
     }
 
     /// Everything of the partition below `end` is durable: whoever reads it has something to get.
-    pub(super) fn make_visible(&mut self, handle: Handle, end: Offset) {
+    pub(super) fn make_visible(&mut self, handle: Handle, end: Offset, position: Position) {
         let Some(partition) = self.state.partitions.get_mut(handle) else { return };
-        partition.on_durable(end);
+        partition.on_durable(end, position);
+        self.write_behind.on_durable(partition);
+        self.wake_subscribers(handle);
+    }
+
+    /// The partition has something for those who read it.
+    pub(super) fn wake_subscribers(&mut self, handle: Handle) {
+        let Some(partition) = self.state.partitions.get(handle) else { return };
         for n in 0..partition.subscribers.len() {
             let subscriber = partition.subscribers[n];
             let Some(subscription) = self.subscriptions.get_mut(subscriber.subscription) else { continue };

@@ -43,6 +43,8 @@ pub(super) struct PendingFetch {
     pub(super) from: Offset,
     pub(super) to: Offset,
     pub(super) bytes_max: usize,
+    /// The stream that reads for it from disk.
+    pub(super) cold: Option<u32>,
 }
 
 /// A connection of this shard.

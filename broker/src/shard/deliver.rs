@@ -5,13 +5,16 @@
 
 use protocol::frame::{FrameHeader, Opcode};
 use protocol::ids::CorrelationId;
-use reactor::memory::{SEND_PARTS_MAX, SendParts};
+use protocol::status::Status;
+use reactor::memory::{Buffer, SEND_PARTS_MAX, SendParts};
 
+use super::cold::{Reader, Taken};
 use super::connection::{Connection, Stage};
 use super::serving::Serving;
+use super::session::OffsetRange;
 use crate::io::{IoError, Op, Socket};
 use crate::limits::{DELIVERY_IN_FLIGHT_BYTES_MAX, DELIVERY_SLICE_BYTES, SEND_STALL_NS};
-use crate::log::ReadLimit;
+use crate::log::{Found, ReadLimit, Run, Target};
 
 impl Serving {
     pub(super) fn on_sent(&mut self, socket: Socket, parts: Box<SendParts>, result: Result<(), IoError>) {
@@ -65,7 +68,10 @@ impl Serving {
                 && Self::has_room_for_fetch(&parts)
                 && let Some(fetch) = connection.fetches.pop_front()
             {
-                self.finish_fetch(connection, fetch, &mut parts);
+                if let Some(fetch) = self.finish_fetch(connection, fetch, &mut parts) {
+                    connection.fetches.push_front(fetch);
+                    break;
+                }
             }
             self.deliver(connection, &mut parts);
         }
@@ -83,10 +89,13 @@ impl Serving {
 
     /// Fills the send with deliveries, one slice of each subscription after another.
     fn deliver(&mut self, connection: &mut Connection, parts: &mut SendParts) {
-        let count = connection.subscriptions.len();
         let mut budget = DELIVERY_IN_FLIGHT_BYTES_MAX.saturating_sub(parts.bytes());
         let mut idle_in_a_row = 0;
-        while idle_in_a_row < count && budget > 0 && parts.len() + 2 <= SEND_PARTS_MAX {
+        while idle_in_a_row < connection.subscriptions.len()
+            && budget > 0
+            && parts.len() + 2 <= SEND_PARTS_MAX
+        {
+            let count = connection.subscriptions.len();
             let number = connection.next_subscription % count;
             connection.next_subscription = (number + 1) % count;
             let (_, index) = connection.subscriptions[number];
@@ -108,36 +117,183 @@ impl Serving {
         budget: usize,
         parts: &mut SendParts,
     ) -> usize {
-        let Some(subscription) = self.subscriptions.get_mut(index) else { return 0 };
-        while subscription.credit.is_positive()
-            && let Some(number) = subscription.ready.pop_front()
-        {
-            let cursor = &mut subscription.cursors[number as usize];
-            cursor.is_ready = false;
-            let Some(partition) = self.state.partitions.get(cursor.partition) else { continue };
+        let mut bytes = 0;
+        while bytes == 0 {
+            let Some(subscription) = self.subscriptions.get_mut(index) else { return 0 };
+            if !subscription.credit.is_positive() {
+                return 0;
+            }
+            let Some(number) = subscription.ready.pop_front() else { return 0 };
+            subscription.cursors[number as usize].is_ready = false;
             let credit_bytes = usize::try_from(subscription.credit.bytes).unwrap_or(0);
             let limit = ReadLimit {
                 bytes_max: DELIVERY_SLICE_BYTES.min(budget).min(credit_bytes),
                 records_max: u64::try_from(subscription.credit.records).unwrap_or(0),
             };
-            let Some(run) = partition.tail.read(cursor.at, partition.durable_end(), limit) else { continue };
-            cursor.at = run.next;
-            let bytes = run.bytes.len();
-            let header =
-                FrameHeader::new(Opcode::Deliver, CorrelationId(cursor.partition.0), subscription.id.0);
-            subscription.credit.bytes -= bytes as i64;
-            subscription.credit.records -= run.record_count as i64;
-            subscription.wake(number);
-            self.counters.deliver_bytes += bytes as u64;
-            self.counters.deliver_records += run.record_count;
-            connection.outbox.push_header(&header.with_lengths(0, bytes));
-            connection.outbox.push_control_to(parts);
-            if connection.outbox.overflowed {
-                return 0;
+            match self.next_run(index, number, limit) {
+                Next::Run(run) => bytes = self.push_run(connection, index, number, run, parts),
+                Next::Nothing => {}
+                Next::End(status, range) => {
+                    self.end_with_range(connection, index, status, range);
+                    return 0;
+                }
             }
-            parts.push(run.bytes).expect("the caller saw room for two parts");
-            return bytes;
         }
-        0
+        bytes
     }
+
+    /// Puts one run of a cursor into the send; gives its bytes.
+    fn push_run(
+        &mut self,
+        connection: &mut Connection,
+        index: u32,
+        number: u32,
+        run: Run,
+        parts: &mut SendParts,
+    ) -> usize {
+        let Some(subscription) = self.subscriptions.get_mut(index) else { return 0 };
+        let bytes = run.bytes.len();
+        let cursor = &mut subscription.cursors[number as usize];
+        (cursor.at, cursor.next, cursor.goal) = (run.next, run.next_offset, None);
+        let header = FrameHeader::new(Opcode::Deliver, CorrelationId(cursor.partition.0), subscription.id.0);
+        subscription.credit.bytes -= bytes as i64;
+        subscription.credit.records -= run.record_count as i64;
+        subscription.wake(number);
+        self.counters.deliver_bytes += bytes as u64;
+        self.counters.deliver_records += run.record_count;
+        connection.outbox.push_header(&header.with_lengths(0, bytes));
+        connection.outbox.push_control_to(parts);
+        if connection.outbox.overflowed {
+            return 0;
+        }
+        parts.push(run.bytes).expect("the caller saw room for two parts");
+        bytes
+    }
+
+    /// What a cursor gets next: from the tail, or from the stream that reads for it behind the tails.
+    fn next_run(&mut self, index: u32, number: u32, limit: ReadLimit) -> Next {
+        let Some(subscription) = self.subscriptions.get_mut(index) else { return Next::Nothing };
+        let cursor = &mut subscription.cursors[number as usize];
+        let Some(partition) = self.state.partitions.get(cursor.partition) else { return Next::Nothing };
+        let (start, end) = (partition.start(), partition.durable_end());
+        if cursor.next < start {
+            let range = OffsetRange { partition: cursor.partition, first: start, last: end };
+            return Next::End(Status::OffsetOutOfRange, range);
+        }
+        if partition.is_being_trimmed(cursor.next) {
+            return Next::Nothing;
+        }
+        let log = &partition.log;
+        let reader = Reader::Cursor { subscription: index, cursor: number };
+        if let Some(stream) = cursor.cold {
+            match self.cold.take(stream, log, end, limit) {
+                Taken::Run(run) => {
+                    cursor.generation = log.generation();
+                    self.cold.advance(stream, log, &self.pool, &mut self.ops);
+                    return Next::Run(run);
+                }
+                Taken::Later => {
+                    if !self.cold.advance(stream, log, &self.pool, &mut self.ops) {
+                        self.starved.push(reader);
+                    }
+                    if self.cold.has_news(stream) {
+                        subscription.wake(number);
+                    }
+                    return Next::Nothing;
+                }
+                Taken::Damaged(damage) => {
+                    return Next::End(Status::Corrupt, damage.range_in(cursor.partition));
+                }
+                Taken::CaughtUp(at) => {
+                    (cursor.at, cursor.goal, cursor.generation) = (at, None, log.generation());
+                    cursor.cold = None;
+                    self.end_cold(stream);
+                }
+                Taken::Stale => {
+                    cursor.lose_place();
+                    self.end_cold(stream);
+                }
+            }
+        }
+        self.next_from_tail(index, number, limit)
+    }
+
+    fn next_from_tail(&mut self, index: u32, number: u32, limit: ReadLimit) -> Next {
+        let Some(subscription) = self.subscriptions.get_mut(index) else { return Next::Nothing };
+        let cursor = &mut subscription.cursors[number as usize];
+        let Some(partition) = self.state.partitions.get(cursor.partition) else { return Next::Nothing };
+        let log = &partition.log;
+        if cursor.goal.is_none() && (cursor.generation != log.generation() || !log.is_in_tail(cursor.at)) {
+            cursor.lose_place();
+        }
+        if let Some(goal) = cursor.goal {
+            if let Found::Tail(at) = log.find(goal) {
+                (cursor.at, cursor.generation) = (at, log.generation());
+                // A time that lies ahead is looked for until something is there.
+                if at < log.tail.end() || matches!(goal, Target::Offset(_)) {
+                    cursor.goal = None;
+                }
+            } else {
+                let reader = Reader::Cursor { subscription: index, cursor: number };
+                cursor.cold = self.cold.begin(reader, cursor.partition, goal, log);
+                if let Some(stream) = cursor.cold {
+                    if !self.cold.advance(stream, log, &self.pool, &mut self.ops) {
+                        self.starved.push(reader);
+                    }
+                    if self.cold.has_news(stream) {
+                        subscription.wake(number);
+                    }
+                }
+                return Next::Nothing;
+            }
+        }
+        let from = log.normalize(cursor.at);
+        log.tail.read(from, partition.durable_end(), limit).map_or(Next::Nothing, Next::Run)
+    }
+
+    /// A cold read has ended: its reader goes on.
+    pub(super) fn on_cold_read(&mut self, stream: u32, buffer: Buffer, result: Result<(), IoError>) {
+        let reader = self.cold.on_read(stream, buffer, result, &self.state, &self.pool);
+        if let Some(reader) = reader {
+            self.wake_reader(reader);
+        }
+    }
+
+    /// A stream is not wanted any more: who waits for one is next.
+    pub(super) fn end_cold(&mut self, stream: u32) {
+        if let Some(reader) = self.cold.end(stream) {
+            self.wake_reader(reader);
+        }
+    }
+
+    /// Readers that found no memory try again.
+    pub(super) fn wake_starved(&mut self) {
+        for reader in std::mem::take(&mut self.starved) {
+            self.wake_reader(reader);
+        }
+    }
+
+    fn wake_reader(&mut self, reader: Reader) {
+        match reader {
+            Reader::Cursor { subscription, cursor } => {
+                let Some(subscription) = self.subscriptions.get_mut(subscription) else { return };
+                if (cursor as usize) < subscription.cursors.len() {
+                    subscription.wake(cursor);
+                    let socket = subscription.socket;
+                    self.mark_dirty(socket);
+                }
+            }
+            Reader::Fetch(socket) => self.mark_dirty(socket),
+            Reader::Scrub => {}
+        }
+    }
+}
+
+/// What a cursor gets next.
+enum Next {
+    Run(Run),
+    /// Nothing now; the cursor is woken when that changes.
+    Nothing,
+    /// Nothing any more: why, and which offsets.
+    End(Status, OffsetRange),
 }

@@ -12,12 +12,12 @@ use protocol::status::Status;
 use super::commit::Waiting;
 use super::connection::Connection;
 use super::serving::Serving;
+use super::space::NoRoom;
 use crate::io::Socket;
 use crate::journal::entry::EntryKind;
 use crate::journal::{JournalFull, Lsn};
-use crate::limits::{
-    ANSWER_OVERHEAD_BYTES, MEMORY_RESERVE_BYTES_MAX, MEMORY_RESERVE_PART, REQUESTS_IN_FLIGHT_MAX, WAITERS_MAX,
-};
+use crate::limits::{ANSWER_OVERHEAD_BYTES, REQUESTS_IN_FLIGHT_MAX, WAITERS_MAX};
+use crate::log::Position;
 
 /// Hint given with a retryable refusal: about one commit.
 const RETRY_AFTER_US: u64 = 1_000;
@@ -29,6 +29,7 @@ pub(super) struct ProduceInFlight {
     pub(super) partition: Handle,
     pub(super) base_offset: Offset,
     pub(super) end_offset: Offset,
+    pub(super) end_position: Position,
     pub(super) frame_bytes: u32,
 }
 
@@ -79,13 +80,19 @@ impl Serving {
         }
         let record_count = check_batches(frame, self.config.frame_bytes_max)?;
         let batches = frame.payload;
-        let Some(partition) = self.state.partitions.get_mut(handle) else { return Err(Status::StaleHandle) };
+        if self.state.partitions.get(handle).is_none() {
+            return Err(Status::StaleHandle);
+        }
+        if self.pool.used_bytes() > self.plan.tails_bytes {
+            return Err(Status::Busy);
+        }
+        self.make_room(handle, batches.len() as u64).map_err(status_of_no_room)?;
         self.journal.reserve(EntryKind::Append, batches.len()).map_err(status_of_full)?;
-        // Until there are segments, memory is what holds the records: when it is used up, storage is.
-        let memory_reserve = (self.pool.capacity_bytes() / MEMORY_RESERVE_PART).min(MEMORY_RESERVE_BYTES_MAX);
-        let memory_left = self.pool.capacity_bytes() - self.pool.used_bytes();
-        if memory_left < memory_reserve || !partition.reserve(&self.pool, batches.len()) {
-            return Err(Status::DiskFull);
+        let Some(partition) = self.state.partitions.get_mut(handle) else { return Err(Status::StaleHandle) };
+        match partition.reserve(&self.pool, batches.len()) {
+            None => return Err(Status::Busy),
+            Some(true) => self.state.chunk_order.push_back(handle),
+            Some(false) => {}
         }
         let decision = partition.decide_append(self.now.wall_ms, self.journal.epoch());
         let lsn = self.journal.append_batches(handle, batches, decision.places(batches));
@@ -99,8 +106,11 @@ impl Serving {
             partition: handle,
             base_offset: decision.base_offset,
             end_offset: partition.appended_end(),
+            end_position: partition.log.tail.end(),
             frame_bytes,
         };
+        self.state.stored_bytes += batches.len() as u64;
+        self.ask_for_space(handle, batches.len() as u64);
         Ok((lsn, produce))
     }
 
@@ -114,7 +124,7 @@ impl Serving {
             connection.outbox.push_header(&answer);
             self.mark_dirty(socket);
         }
-        self.make_visible(produce.partition, produce.end_offset);
+        self.make_visible(produce.partition, produce.end_offset, produce.end_position);
     }
 
     pub(super) fn refuse_produce(
@@ -144,7 +154,7 @@ fn check_batches(frame: &Frame<'_>, frame_bytes_max: u32) -> Result<u64, Status>
         if batch_count == BATCHES_PER_FRAME_MAX {
             return Err(Status::InvalidBatch);
         }
-        let batch = Batch::check(rest).map_err(protocol::batch::BatchError::status)?;
+        let batch = Batch::check_produced(rest).map_err(protocol::batch::BatchError::status)?;
         if batch.bytes().len() + ANSWER_OVERHEAD_BYTES > frame_bytes_max as usize {
             return Err(Status::FrameTooLarge);
         }
@@ -153,6 +163,13 @@ fn check_batches(frame: &Frame<'_>, frame_bytes_max: u32) -> Result<u64, Status>
         batch_count += 1;
     }
     Ok(record_count)
+}
+
+fn status_of_no_room(no_room: NoRoom) -> Status {
+    match no_room {
+        NoRoom::Later(full) => status_of_full(full),
+        NoRoom::DiskFull => Status::DiskFull,
+    }
 }
 
 pub(super) fn status_of_full(full: JournalFull) -> Status {

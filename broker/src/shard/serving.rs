@@ -8,16 +8,25 @@ use flatbuffers::FlatBufferBuilder;
 use reactor::memory::Pool;
 
 use super::ShardConfig;
+use super::checkpoint::Checkpoints;
+use super::cold::{ColdStreams, Reader};
 use super::commit::Waiter;
 use super::connection::Connection;
+use super::memory::MemoryPlan;
+use super::retention::Retention;
+use super::space::Space;
 use super::state::State;
 use super::subscribe::Subscription;
+use super::topics::Creation;
+use super::work::Work;
+use super::write_behind::WriteBehindQueue;
 use crate::bounded::Slab;
-use crate::io::{Completion, File, IoError, Now, Op, Socket, Wait};
-use crate::journal::{Journal, JournalFailure, JournalStart, Lsn};
+use crate::io::{Completion, File, IoError, Now, Op, Socket, Token, Wait};
+use crate::journal::recovery::Recovered;
+use crate::journal::{Journal, JournalFailure, Lsn};
 use crate::limits::{
     CONNECTIONS_MAX, JOURNAL_MARKER_IDLE_NS, PREPARE_RETRY_NS, SHUTDOWN_GRACE_NS,
-    SUBSCRIPTIONS_PER_CONNECTION_MAX, SWEEP_INTERVAL_NS, WAITERS_MAX,
+    SUBSCRIPTIONS_PER_CONNECTION_MAX, SWEEP_INTERVAL_NS, WAITERS_MAX, WRITE_BEHIND_IN_FLIGHT_BYTES,
 };
 use crate::metrics::{Metrics, ProcessGauges};
 
@@ -27,6 +36,18 @@ pub(super) struct Serving {
     pub(super) pool: Pool,
     pub(super) journal: Journal,
     pub(super) state: State,
+    pub(super) plan: MemoryPlan,
+    pub(super) write_behind: WriteBehindQueue,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) space: Space,
+    pub(super) retention: Retention,
+    pub(super) cold: ColdStreams,
+    /// Readers of cold streams that found no memory in this turn.
+    pub(super) starved: Vec<Reader>,
+    /// Set once a write or flush other than the journal's has failed.
+    pub(super) storage_failure: Option<JournalFailure>,
+    /// Topics whose first segments are being made, and who waits for them.
+    pub(super) creations: Vec<Creation>,
     /// By the socket's slot.
     pub(super) connections: Vec<Option<Box<Connection>>>,
     pub(super) connection_count: usize,
@@ -65,14 +86,26 @@ impl Serving {
         mut config: ShardConfig,
         pool: Pool,
         state: State,
-        start: JournalStart,
+        write_behind: WriteBehindQueue,
+        recovered: Recovered,
         now: Now,
     ) -> Self {
         // Files that exist keep their length, whatever the configuration says: a frame must fit into one.
-        let half_a_file = u32::try_from(start.layout.file_bytes / 2).unwrap_or(u32::MAX);
+        let half_a_file = u32::try_from(recovered.journal.layout.file_bytes / 2).unwrap_or(u32::MAX);
         config.frame_bytes_max = config.frame_bytes_max.min(half_a_file);
+        let plan = MemoryPlan::of(&pool);
+        let (kept, next) = (recovered.snapshots, recovered.next_snapshot);
         Self {
-            journal: Journal::new(start, pool.clone()),
+            journal: Journal::new(recovered.journal, pool.clone()),
+            checkpoints: Checkpoints::new(kept, next, recovered.snapshot_file_bytes),
+            write_behind,
+            space: Space::default(),
+            retention: Retention::new(now),
+            cold: ColdStreams::new(plan.cold_bytes),
+            starved: Vec::new(),
+            storage_failure: None,
+            creations: Vec::new(),
+            plan,
             config,
             pool,
             state,
@@ -105,8 +138,13 @@ impl Serving {
         }
     }
 
-    pub(super) fn journal_failure(&self) -> Option<JournalFailure> {
-        self.journal.failure()
+    pub(super) fn storage_failure(&self) -> Option<JournalFailure> {
+        self.journal.failure().or(self.storage_failure)
+    }
+
+    /// Whether what serving needs is there, or cannot be had for now.
+    pub(super) fn is_settled(&self) -> bool {
+        self.checkpoints.is_settled()
     }
 
     /// The one list of everything that can happen to a serving shard.
@@ -119,14 +157,49 @@ impl Serving {
             }
             Completion::Sent { socket, parts, result } => self.on_sent(socket, parts, result),
             Completion::FilePrepared { file, result } => self.on_file_prepared(file, result),
-            Completion::Written { token, result } => {
-                self.journal.on_written(now, token, result, &mut self.ops)
+            Completion::Allocated { file, bytes, result } => match file {
+                File::Segment(number) => self.on_segment_allocated(number, bytes, result),
+                File::Snapshot(number) => self.on_snapshot_allocated(number, bytes, result),
+                File::Superblock | File::Journal(_) => unreachable!("journal files are prepared"),
+            },
+            Completion::Removed { file, result } => self.on_removed(file, result),
+            Completion::Written { token, result } => self.on_written(token, result),
+            Completion::Flushed { token, result } => match Work::of(token).0 {
+                Work::SegmentFlush => self.on_segments_flushed(result),
+                Work::SnapshotBlock => self.on_snapshot_flushed(result),
+                _ => self.journal.on_flushed(now, token.0 as u32, result, &mut self.ops),
+            },
+            Completion::AllSynced { result, .. } => self.on_segments_flushed(result),
+            Completion::ReadDone { token, buffer, result } => {
+                self.on_cold_read(Work::of(token).1, buffer, result)
             }
-            Completion::Flushed { token, result } => {
-                self.journal.on_flushed(now, token.0 as u32, result, &mut self.ops);
-            }
-            Completion::ReadDone { .. } => unreachable!("only recovery reads, until there are segments"),
         }
+    }
+
+    fn on_written(&mut self, token: Token, result: Result<(), IoError>) {
+        match Work::of(token) {
+            (Work::WriteBehind, index) => {
+                let file = self.write_behind.file_of(index).unwrap_or(File::Superblock);
+                if !self.fail_unless_ok("write", file, result) {
+                    self.write_behind.on_written(&mut self.state, index, &mut self.ops);
+                }
+            }
+            (Work::SnapshotBlock, _) => self.on_snapshot_block_written(result),
+            (Work::SnapshotHeader, _) => self.on_snapshot_header_written(result),
+            _ => self.journal.on_written(self.now, token, result, &mut self.ops),
+        }
+    }
+
+    /// What is written behind the tails in a turn: more when the journal fills up, or memory is short.
+    fn write_behind_tails(&mut self) {
+        let (_, prepared_bytes, used_bytes) = self.journal.space();
+        let is_short = self.pool.used_bytes() > self.plan.relief_bytes;
+        let is_urgent = is_short || used_bytes > prepared_bytes / 2;
+        if is_short {
+            self.write_behind.relieve(&mut self.state, &self.pool, self.plan.relief_bytes);
+        }
+        let bytes_max = WRITE_BEHIND_IN_FLIGHT_BYTES[usize::from(is_urgent)];
+        self.write_behind.pump(&mut self.state, &self.pool, bytes_max, &mut self.ops);
     }
 
     /// The end of a turn. Disk first, so that its work runs while answers are sent.
@@ -134,12 +207,18 @@ impl Serving {
         self.now = now;
         self.counters.turns += 1;
         self.answer_durable();
+        self.tell_trims();
+        self.seal_closed();
+        self.wake_starved();
         self.resume_dirty();
         self.journal.on_turn_end(now, &mut self.ops);
         if self.marker_deadline_ns().is_some_and(|deadline| deadline <= now.monotonic_ns) {
             self.journal.mark(now, &mut self.ops);
         }
         self.prepare_next_file();
+        self.retain();
+        self.write_behind_tails();
+        self.advance_checkpoint();
         if self.next_sweep_ns <= now.monotonic_ns {
             self.next_sweep_ns = now.monotonic_ns + SWEEP_INTERVAL_NS;
             self.sweep();
@@ -154,9 +233,18 @@ impl Serving {
             !self.is_preparing && !self.is_shutting_down() && self.journal.file_wanted().is_some();
         let retry = wants_file.then_some(self.prepare_not_before_ns);
         Wait {
-            deadline_ns: [sweep, retry, self.marker_deadline_ns()].into_iter().flatten().min(),
+            deadline_ns: [
+                sweep,
+                retry,
+                self.marker_deadline_ns(),
+                self.checkpoint_deadline_ns(),
+                self.retention_deadline_ns(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
             commit_since_ns: self.waiters.front().map(|waiter| waiter.since_ns),
-            work_left: !self.dirty.is_empty(),
+            work_left: !self.dirty.is_empty() || self.checkpoint_has_work() || !self.starved.is_empty(),
         }
     }
 
@@ -204,6 +292,9 @@ impl Serving {
             && self.journal.is_quiet()
             && self.journal.marker_due_since_ns().is_none()
             && self.connection_count == 0
+            && self.write_behind.is_idle()
+            && self.checkpoints.is_idle()
+            && self.space.is_idle()
             && !self.is_preparing;
         is_quiet || self.now.monotonic_ns >= since + SHUTDOWN_GRACE_NS
     }
@@ -239,6 +330,10 @@ impl Serving {
     pub(super) fn close(&mut self, connection: Box<Connection>) {
         for (_, index) in &connection.subscriptions {
             self.drop_subscription(*index);
+        }
+        self.cold.forget(Reader::Fetch(connection.socket));
+        for stream in connection.fetches.iter().filter_map(|fetch| fetch.cold) {
+            self.end_cold(stream);
         }
         self.connection_count -= 1;
         self.ops.push(Op::Close { socket: connection.socket });

@@ -5,7 +5,7 @@
 use flatbuffers::{FlatBufferBuilder, Follow, Verifiable, WIPOffset};
 use protocol::envelope;
 use protocol::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader, Opcode};
-use protocol::ids::CorrelationId;
+use protocol::ids::{CorrelationId, Handle, Offset};
 use protocol::limits::{CLIENT_NAME_BYTES_MAX, ERROR_MESSAGE_BYTES_MAX, PROTOCOL_VERSION, RECORD_BYTES_MAX};
 use protocol::status::Status;
 use protocol::wire;
@@ -14,6 +14,14 @@ use zerocopy::IntoBytes;
 use super::connection::{Connection, Stage};
 use super::serving::Serving;
 use crate::limits::{REQUESTS_IN_FLIGHT_MAX, SMALL_ANSWER_BYTES_MAX};
+
+/// Two offsets of a partition, as `ErrorDetail` says them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OffsetRange {
+    pub(super) partition: Handle,
+    pub(super) first: Offset,
+    pub(super) last: Offset,
+}
 
 impl Serving {
     pub(super) fn on_hello(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
@@ -111,7 +119,7 @@ impl Serving {
         connection: &mut Connection,
         header: FrameHeader,
         message: &str,
-        valid: Option<std::ops::RangeInclusive<u64>>,
+        valid: Option<OffsetRange>,
     ) {
         let end = message.floor_char_boundary(ERROR_MESSAGE_BYTES_MAX);
         self.answer(connection, header, |builder| {
@@ -119,8 +127,9 @@ impl Serving {
             let args = wire::ErrorDetailArgs {
                 message: Some(message),
                 retry_after_us: 0,
-                first_valid: valid.as_ref().map_or(0, |valid| *valid.start()),
-                last_valid: valid.as_ref().map_or(0, |valid| *valid.end()),
+                first_valid: valid.map_or(0, |valid| valid.first.0),
+                last_valid: valid.map_or(0, |valid| valid.last.0),
+                partition: valid.map_or(0, |valid| valid.partition.0),
             };
             wire::ErrorDetail::create(builder, &args)
         });
@@ -185,6 +194,29 @@ impl Serving {
             flushes: metrics.flushes,
             turns: metrics.turns,
             commit_ns_total: metrics.commit_ns_total,
+            tail_bytes: self
+                .state
+                .partitions
+                .iter()
+                .map(|partition| partition.log.tail.memory_bytes() as u64)
+                .sum(),
+            segment_count: self.state.segment_count as u64,
+            segment_bytes: self.state.partitions.iter().map(|partition| partition.log.bytes()).sum(),
+            segment_allocated_bytes: self
+                .state
+                .partitions
+                .iter()
+                .map(|partition| partition.log.allocated_bytes())
+                .sum(),
+            written_behind_bytes: self.write_behind.written_bytes,
+            checkpoints: self.checkpoints.published,
+            snapshot_sequence: self.checkpoints.newest().0,
+            cold_reads: self.cold.reads,
+            cold_read_bytes: self.cold.read_bytes,
+            corrupt_ranges: self.cold.damaged,
+            compactions: 0,
+            trimmed_segments: metrics.trimmed_segments,
+            removed_files: metrics.removed_files,
             durability: None,
             waiting: None,
         };

@@ -9,11 +9,13 @@ use protocol::wire;
 use std::collections::VecDeque;
 use zerocopy::FromBytes;
 
+use super::cold::{Damage, Reader};
 use super::connection::Connection;
 use super::serving::Serving;
+use super::session::OffsetRange;
 use crate::io::Socket;
 use crate::limits::{CREDIT_MAX, CURSORS_PER_CONNECTION_MAX, SUBSCRIPTIONS_PER_CONNECTION_MAX};
-use crate::log::Cursor;
+use crate::log::{Position, Target};
 use crate::partition::Subscriber;
 
 /// One subscription of one connection.
@@ -37,8 +39,34 @@ pub(super) struct Credit {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PartitionCursor {
     pub(super) partition: Handle,
-    pub(super) at: Cursor,
+    /// What comes next, until it was found.
+    pub(super) goal: Option<Target>,
+    /// Where that is in the log, once it was found;
+    pub(super) at: Position,
+    /// true as long as the log has this generation.
+    pub(super) generation: u32,
+    /// Offset of the next record; a lower bound before the first delivery.
+    pub(super) next: Offset,
+    /// The stream that reads for it from disk.
+    pub(super) cold: Option<u32>,
     pub(super) is_ready: bool,
+}
+
+impl PartitionCursor {
+    /// A cursor whose place is to be found.
+    fn new(partition: Handle, goal: Target, next: Offset) -> Self {
+        let at = Position(0);
+        Self { partition, goal: Some(goal), at, generation: 0, next, cold: None, is_ready: false }
+    }
+
+    /// Begins anew from the next record.
+    pub(super) fn lose_place(&mut self) {
+        // A time that was not found yet is still what is looked for.
+        if self.goal.is_none() {
+            self.goal = Some(Target::Offset(self.next));
+        }
+        self.cold = None;
+    }
 }
 
 impl Credit {
@@ -144,19 +172,25 @@ impl Serving {
             let handle = Handle::new(topic.key, number as u16);
             let Some(partition) = self.state.partitions.get(handle) else { continue };
             let (start, end) = (partition.start(), partition.durable_end());
-            let offset = match request.start_from() {
-                wire::StartFrom::Earliest => start,
-                wire::StartFrom::Latest => end,
-                wire::StartFrom::Offset => Offset(request.start_value()),
+            let (goal, offset) = match request.start_from() {
+                wire::StartFrom::Earliest => (Target::Offset(start), start),
+                wire::StartFrom::Latest => (Target::Offset(end), end),
+                wire::StartFrom::Offset => {
+                    let offset = Offset(request.start_value());
+                    (Target::Offset(offset), offset)
+                }
+                wire::StartFrom::Time => {
+                    let time = Target::Time(request.start_value());
+                    (time, partition.lower_bound(time))
+                }
                 _ => return refusal(Status::Unsupported, "this start is not built yet".to_owned()),
             };
             if offset < start || offset > end {
                 let message = format!("offset {offset} is not in partition {number}: {start} to {end}");
-                return Err((Status::OffsetOutOfRange, message, Some(start.0..=end.0)));
+                let range = OffsetRange { partition: handle, first: start, last: end };
+                return Err((Status::OffsetOutOfRange, message, Some(range)));
             }
-            let cursor =
-                PartitionCursor { partition: handle, at: partition.tail.find(offset), is_ready: false };
-            cursors.push((cursor, offset));
+            cursors.push((PartitionCursor::new(handle, goal, offset), offset));
         }
         Ok(cursors)
     }
@@ -209,7 +243,11 @@ impl Serving {
     /// Forgets a subscription; its partitions no longer wake it. Gives the number of its cursors.
     pub(super) fn drop_subscription(&mut self, index: u32) -> usize {
         let Some(subscription) = self.subscriptions.remove(index) else { return 0 };
-        for cursor in &subscription.cursors {
+        for (number, cursor) in (0..).zip(&subscription.cursors) {
+            self.cold.forget(Reader::Cursor { subscription: index, cursor: number });
+            if let Some(stream) = cursor.cold {
+                self.end_cold(stream);
+            }
             if let Some(partition) = self.state.partitions.get_mut(cursor.partition) {
                 partition.subscribers.retain(|subscriber| subscriber.subscription != index);
             }
@@ -236,6 +274,35 @@ impl Serving {
         connection.outbox.push_header(&header);
         self.mark_dirty(ended.socket);
     }
+
+    /// Ends a subscription of a connection that was taken out of its table: what comes next cannot be read, or is not
+    /// there any more. Its peer is told where it can go on.
+    pub(super) fn end_with_range(
+        &mut self,
+        connection: &mut Connection,
+        index: u32,
+        status: Status,
+        range: OffsetRange,
+    ) {
+        let Some(ended) = self.ended_subscription(index) else { return };
+        let cursors = self.drop_subscription(index);
+        connection.subscriptions.retain(|(_, known)| *known != index);
+        connection.cursor_count -= cursors;
+        let header = FrameHeader::answer(Opcode::Unsubscribe, status, CorrelationId(0), ended.id.0);
+        let (first, last) = (range.first, range.last);
+        let message = match status {
+            Status::Corrupt => format!("records from {first} on, up to {last}, cannot be read"),
+            _ => format!("the next record was dropped by retention: {first} to {last} are left"),
+        };
+        self.answer_error(connection, header, &message, Some(range));
+    }
+}
+
+impl Damage {
+    /// As `ErrorDetail` says it: the first record that cannot be read, and the first behind them that may be.
+    pub(super) fn range_in(self, partition: Handle) -> OffsetRange {
+        OffsetRange { partition, first: self.first, last: self.next }
+    }
 }
 
 /// A subscription whose topic was deleted.
@@ -246,7 +313,7 @@ pub(super) struct EndedSubscription {
     id: SubscriptionId,
 }
 
-type SubscribeRefusal = (Status, String, Option<std::ops::RangeInclusive<u64>>);
+type SubscribeRefusal = (Status, String, Option<OffsetRange>);
 
 fn refusal<T>(status: Status, message: String) -> Result<T, SubscribeRefusal> {
     Err((status, message, None))

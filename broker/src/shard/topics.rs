@@ -15,8 +15,18 @@ use super::serving::Serving;
 use super::subscribe::EndedSubscription;
 use crate::catalog::Topic;
 use crate::io::Socket;
-use crate::journal::entry::{EntryKind, TopicCreated, topic_subject};
-use crate::limits::WAITERS_MAX;
+use crate::journal::entry::{EntryKind, TopicCreated, TopicSettings, topic_subject};
+use crate::limits::{
+    EAGER_PARTITIONS_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WAITERS_MAX,
+};
+
+/// A topic that is durable, and whose first segments are being made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Creation {
+    socket: Socket,
+    correlation: CorrelationId,
+    topic: TopicKey,
+}
 
 impl Serving {
     /// If an answer about topics must wait for a change, the request is kept and handled again.
@@ -46,7 +56,14 @@ impl Serving {
             );
             return;
         }
-        match self.create_topic(request.name(), request.partition_count()) {
+        let settings = match settings_of(request.settings()) {
+            Ok(settings) => settings,
+            Err((status, message)) => {
+                self.refuse(connection, frame.header, opcode, status, &message);
+                return;
+            }
+        };
+        match self.create_topic(request.name(), request.partition_count(), settings) {
             Ok(topic) => {
                 let waiting = Waiting::TopicCreated { correlation: frame.header.correlation(), topic };
                 self.wait_for(self.catalog_changed, connection, waiting);
@@ -58,7 +75,12 @@ impl Serving {
         }
     }
 
-    fn create_topic(&mut self, name: &str, partition_count: u32) -> Result<TopicKey, Status> {
+    fn create_topic(
+        &mut self,
+        name: &str,
+        partition_count: u32,
+        settings: TopicSettings,
+    ) -> Result<TopicKey, Status> {
         if self.is_shutting_down() {
             return Err(Status::ShuttingDown);
         }
@@ -70,7 +92,10 @@ impl Serving {
             .catalog
             .decide_create(name, partition_count)
             .map_err(crate::catalog::CatalogError::status)?;
-        let created = TopicCreated { key, partition_count, created_ms: self.now.wall_ms, name };
+        if !self.snapshot_has_room(u64::from(partition_count), 0) {
+            return Err(if self.checkpoints.has_no_space() { Status::DiskFull } else { Status::Busy });
+        }
+        let created = TopicCreated { key, partition_count, created_ms: self.now.wall_ms, name, settings };
         let body_bytes = created.body_bytes();
         self.journal.reserve(EntryKind::CreateTopic, body_bytes).map_err(status_of_full)?;
         let lsn = self.journal.append(EntryKind::CreateTopic, topic_subject(key), body_bytes, |body| {
@@ -78,7 +103,25 @@ impl Serving {
         });
         self.state.apply_create(&created);
         self.catalog_changed = lsn;
+        if partition_count <= EAGER_PARTITIONS_MAX {
+            for number in 0..partition_count {
+                self.ask_for_space(Handle::new(key, number as u16), 1);
+            }
+        }
         Ok(key)
+    }
+
+    /// Answers creations whose segments are made, or cannot be.
+    pub(super) fn answer_creations(&mut self) {
+        let mut waiting = std::mem::take(&mut self.creations);
+        waiting.retain(|creation| {
+            let must_wait = self.space.is_awaited_by(creation.topic);
+            if !must_wait {
+                self.describe_created(*creation);
+            }
+            must_wait
+        });
+        self.creations = waiting;
     }
 
     pub(super) fn finish_create_topic(
@@ -87,8 +130,18 @@ impl Serving {
         correlation: CorrelationId,
         topic: TopicKey,
     ) {
+        let creation = Creation { socket, correlation, topic };
+        if self.space.is_awaited_by(topic) {
+            self.creations.push(creation);
+        } else {
+            self.describe_created(creation);
+        }
+    }
+
+    fn describe_created(&mut self, creation: Creation) {
+        let Creation { socket, correlation, topic } = creation;
         let Some(mut connection) = self.take_connection(socket) else { return };
-        let found = self.state.catalog.list("").find(|known| known.key == topic).cloned();
+        let found = self.state.catalog.get(topic).cloned();
         match found {
             Some(topic) => self.describe(&mut connection, Opcode::CreateTopic, correlation, &topic),
             // Created, and deleted again before this answer.
@@ -133,8 +186,12 @@ impl Serving {
         self.catalog_changed = self.journal.append(EntryKind::DeleteTopic, topic_subject(key), 8, |body| {
             body.copy_from_slice(&deleted_ms.to_le_bytes());
         });
-        let mut indexes: Vec<u32> =
-            self.state.apply_delete(key).iter().map(|subscriber| subscriber.subscription).collect();
+        let partitions = self.state.apply_delete(key, self.catalog_changed);
+        let mut indexes = Vec::new();
+        for partition in &partitions {
+            self.write_behind.forget(partition);
+            indexes.extend(partition.subscribers.iter().map(|subscriber| subscriber.subscription));
+        }
         indexes.sort_unstable();
         indexes.dedup();
         Ok(indexes.into_iter().filter_map(|index| self.ended_subscription(index)).collect())
@@ -185,7 +242,7 @@ impl Serving {
                     partition.handle.0,
                     start,
                     end,
-                    partition.tail.position(),
+                    partition.log.bytes(),
                     shard,
                     0,
                 )
@@ -195,7 +252,9 @@ impl Serving {
         self.answer(connection, header, |builder| {
             let name = builder.create_string(&topic.name);
             let partitions = builder.create_vector(&described);
+            let settings = Some(wire::TopicSettings::create(builder, &settings_args(&topic.settings)));
             let args = wire::TopicDescriptionArgs {
+                settings,
                 name: Some(name),
                 ack_class: wire::AckClass::Durable,
                 created_ms: topic.created_ms,
@@ -228,7 +287,10 @@ impl Serving {
                 .iter()
                 .map(|topic| {
                     let name = builder.create_string(&topic.name);
+                    let settings =
+                        Some(wire::TopicSettings::create(builder, &settings_args(&topic.settings)));
                     let args = wire::TopicSummaryArgs {
+                        settings,
                         name: Some(name),
                         partition_count: topic.partition_count,
                         ack_class: wire::AckClass::Durable,
@@ -242,5 +304,39 @@ impl Serving {
                 &wire::ListTopicsResponseArgs { topics: Some(topics), more },
             )
         });
+    }
+}
+
+/// The settings asked for, with the defaults where nothing was said.
+fn settings_of(asked: Option<wire::TopicSettings<'_>>) -> Result<TopicSettings, (Status, String)> {
+    let mut settings = TopicSettings { segment_bytes: SEGMENT_BYTES_DEFAULT, ..TopicSettings::default() };
+    let Some(asked) = asked else { return Ok(settings) };
+    if asked.compact() {
+        return Err((Status::Unsupported, "compaction by key is not built yet".to_owned()));
+    }
+    if asked.segment_bytes() > 0 {
+        settings.segment_bytes = asked.segment_bytes();
+    } else if asked.retention_bytes() > 0 {
+        // Retention drops whole segments: eight of them hold what is kept.
+        let part = (asked.retention_bytes() / 8).next_multiple_of(SEGMENT_BYTES_MIN);
+        settings.segment_bytes = part.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_DEFAULT);
+    }
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&settings.segment_bytes) {
+        let message = format!("segment_bytes must be {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}");
+        return Err((Status::InvalidEnvelope, message));
+    }
+    settings.retention_ms = asked.retention_ms();
+    settings.retention_bytes = asked.retention_bytes();
+    settings.segment_ms = asked.segment_ms();
+    Ok(settings)
+}
+
+fn settings_args(settings: &TopicSettings) -> wire::TopicSettingsArgs {
+    wire::TopicSettingsArgs {
+        retention_ms: settings.retention_ms,
+        retention_bytes: settings.retention_bytes,
+        segment_bytes: settings.segment_bytes,
+        segment_ms: settings.segment_ms,
+        compact: settings.is_compacted,
     }
 }

@@ -9,9 +9,11 @@ use protocol::ids::Handle;
 
 use crate::client::{Request, Scene, Session};
 use crate::frames::{self, Start, Subscribing};
+use crate::model::Appended;
 use crate::producer::NewFrame;
 use crate::records::{Size, batch_of};
 use crate::report::{Kind, Violation};
+use crate::retention::Settings;
 use crate::topics::Presence;
 
 /// Requests of a client, other than produces, that wait for their answer.
@@ -23,7 +25,23 @@ const BACKLOG_BYTES_MAX: usize = 400 << 10;
 const STALL_NS: usize = 60_000_000;
 /// Names that topics can have; few, so that they are used again.
 const NAMES: [&str; 6] = ["orders", "quotes", "fills", "clicks", "jobs", "audit"];
-const PARTITIONS_MAX: usize = 4;
+
+/// What the clients of a run do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    /// One in so many frames has large records,
+    pub(crate) large_one_in: usize,
+    /// and up to so many in a batch.
+    pub(crate) large_records_max: usize,
+    pub(crate) partitions_max: usize,
+}
+
+impl Mix {
+    /// Many small frames to many partitions.
+    pub(crate) const LIGHT: Self = Self { large_one_in: 40, large_records_max: 3, partitions_max: 4 };
+    /// Much data to few partitions, so that segments are closed and memory does not hold everything.
+    pub(crate) const HEAVY: Self = Self { large_one_in: 5, large_records_max: 6, partitions_max: 2 };
+}
 
 impl Session {
     /// Does one thing.
@@ -76,9 +94,12 @@ impl Session {
         };
         let frames = if scene.luck.chooses(4) { 2 + scene.luck.pick(8) } else { 1 };
         for _ in 0..frames {
-            let (size, records, batches) = match scene.luck.pick(40) {
-                0 => (Size::Large, 1 + scene.luck.pick(3), 1 + scene.luck.pick(2)),
-                1..=8 => (Size::Medium, 1 + scene.luck.pick(12), 1),
+            let is_large = scene.luck.pick(scene.mix.large_one_in) == 0;
+            let (size, records, batches) = match scene.luck.pick(5) {
+                _ if is_large => {
+                    (Size::Large, 1 + scene.luck.pick(scene.mix.large_records_max), 1 + scene.luck.pick(2))
+                }
+                0 => (Size::Medium, 1 + scene.luck.pick(12), 1),
                 _ => (Size::Small, 1 + scene.luck.pick(20), 1 + scene.luck.pick(3)),
             };
             let (records, batches) = self.frame(partition, size, (records, batches), scene);
@@ -126,11 +147,14 @@ impl Session {
             Some(handle) => (number as i32, scene.model.known_end(*handle)),
             None => (-1, 0),
         };
-        let start = match scene.luck.pick(4) {
+        let handle = partitions.get(number).or(partitions.first()).copied();
+        let start = match scene.luck.pick(6) {
             0 => Start::Latest,
             1 => Start::Offset(scene.luck.pick(known_end as usize + 1) as u64),
+            2 => handle.and_then(|handle| Self::time_of_some_record(handle, scene)).unwrap_or(Start::Latest),
             _ => Start::Earliest,
         };
+        scene.luck.report.add(Kind::StartedFromTime, u64::from(matches!(start, Start::Time(_))));
         let (records, bytes) = (scene.luck.pick(80) as u64, 1_000 + scene.luck.pick(200_000) as u64);
         let version = scene.model.topics.version(&topic);
         let subscription = self.consumer.begin(&topic, start, (records, bytes), scene.model);
@@ -138,6 +162,17 @@ impl Session {
         self.ask(Request::Subscribe { subscription, version }, scene, |correlation| {
             frames::subscribe(correlation, subscription, &wanted)
         });
+    }
+
+    /// A time at or just before which a record of a partition was appended, if any is known.
+    fn time_of_some_record(partition: Handle, scene: &mut Scene<'_>) -> Option<Start> {
+        let from = scene.luck.pick(scene.model.known_end(partition) as usize + 1) as u64;
+        let mut known = scene.model.fixed.range((partition, from)..=(partition, u64::MAX));
+        let at_ms = known.find_map(|(_, fixed)| match fixed.appended {
+            Appended::At(at_ms) => Some(at_ms),
+            Appended::NotBefore(_) => None,
+        })?;
+        Some(Start::Time(at_ms - scene.luck.pick(3) as u64))
     }
 
     fn grant(&mut self, scene: &mut Scene<'_>) {
@@ -175,8 +210,8 @@ impl Session {
     fn describe_topic(&mut self, name: &str, scene: &mut Scene<'_>) {
         let topics = &scene.model.topics;
         let partitions = topics.partitions_of(name).iter();
-        let known_ends = partitions.map(|handle| (*handle, scene.model.known_end(*handle))).collect();
-        let request = Request::Describe { name: name.to_owned(), version: topics.version(name), known_ends };
+        let known = partitions.map(|handle| scene.model.known_range(*handle)).collect();
+        let request = Request::Describe { name: name.to_owned(), version: topics.version(name), known };
         self.ask(request, scene, |correlation| frames::about_topic(Opcode::DescribeTopic, correlation, name));
     }
 
@@ -185,11 +220,12 @@ impl Session {
         let name = NAMES[scene.luck.pick(NAMES.len())];
         match scene.model.topics.presence(name) {
             Presence::Absent => {
-                let partition_count = 1 + scene.luck.pick(PARTITIONS_MAX) as u32;
-                scene.model.topics.begin_create(name);
+                let partition_count = 1 + scene.luck.pick(scene.mix.partitions_max) as u32;
+                let settings = Settings::draw(scene.luck);
+                scene.model.topics.begin_create(name, settings);
                 let request = Request::Create { name: name.to_owned(), partition_count };
                 self.ask(request, scene, |correlation| {
-                    frames::create_topic(correlation, name, partition_count)
+                    frames::create_topic_with(correlation, name, partition_count, &settings)
                 });
             }
             Presence::Present if scene.luck.chooses(3) => {

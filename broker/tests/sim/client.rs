@@ -10,10 +10,12 @@ use protocol::frame::Opcode;
 use protocol::ids::Handle;
 use protocol::status::Status;
 
+use crate::actions::Mix;
 use crate::consumer::Consumer;
-use crate::frames::{self, Cutter, Received, each_batch};
+use crate::fetched::on_fetched;
+use crate::frames::{self, Cutter, Described, Received};
 use crate::luck::Luck;
-use crate::model::Model;
+use crate::model::{Damaged, KnownRange, Model};
 use crate::net::Net;
 use crate::producer::Producer;
 use crate::report::{Kind, Violation, violation};
@@ -28,6 +30,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) net: &'a mut Net,
     pub(crate) luck: &'a mut Luck,
     pub(crate) model: &'a mut Model,
+    /// What clients of this run do.
+    pub(crate) mix: Mix,
 }
 
 /// A request that waits for its answer; produces are kept by the producer.
@@ -38,7 +42,7 @@ pub(crate) enum Request {
     List,
     Create { name: String, partition_count: u32 },
     Delete { name: String },
-    Describe { name: String, version: u64, known_ends: Vec<(Handle, u64)> },
+    Describe { name: String, version: u64, known: Vec<KnownRange> },
     Subscribe { subscription: u64, version: u64 },
     Unsubscribe { subscription: u64 },
     Fetch { partition: Handle, from: u64, known_end: u64 },
@@ -176,7 +180,7 @@ impl Session {
             // Credit is answered only when refused; it was sent for a subscription whose topic is gone since.
             (true, Opcode::Credit) if frame.status == Status::UnknownSubscription => Ok(()),
             (true, Opcode::Unsubscribe) if frame.correlation == 0 => {
-                self.consumer.on_topic_gone(frame.subject, &mut scene.model.topics)
+                self.consumer.on_ended(frame, scene.model)
             }
             (true, _) => match self.requests.remove(&frame.correlation) {
                 Some(request) if request.opcode() == opcode => self.on_answer(request, frame, scene),
@@ -199,7 +203,7 @@ impl Session {
             }
             (Request::Stats | Request::List, Status::Ok) => Ok(()),
             (Request::Create { name, partition_count }, Status::Ok) => {
-                let partitions = frame.described()?.into_iter().map(|(handle, _)| handle).collect();
+                let partitions = frame.described()?.into_iter().map(|described| described.handle).collect();
                 model.topics.on_created(&name, partitions, partition_count)
             }
             (Request::Create { name, .. }, status) => model.topics.on_create_refused(&name, status),
@@ -208,11 +212,17 @@ impl Session {
                 Ok(())
             }
             (Request::Delete { name }, status) => model.topics.on_delete_refused(&name, status),
-            (Request::Describe { name, version, known_ends }, Status::Ok) => {
+            (Request::Describe { name, version, known }, Status::Ok) => {
                 let partitions = frame.described()?;
-                check_ends(&partitions, &known_ends)?;
-                let handles = partitions.into_iter().map(|(handle, _)| handle).collect();
-                model.topics.on_described(&name, version, Some(handles))
+                check_known(&partitions, &known)?;
+                let handles = partitions.iter().map(|described| described.handle).collect();
+                model.topics.on_described(&name, version, Some(handles))?;
+                if model.topics.version(&name) == version {
+                    model.topics.check_settings(&name, frame.settings()?)?;
+                }
+                partitions
+                    .iter()
+                    .try_for_each(|described| model.on_start_told(described.handle, described.start))
             }
             (Request::Describe { name, version, .. }, Status::UnknownTopic) => {
                 model.topics.on_described(&name, version, None)
@@ -224,9 +234,9 @@ impl Session {
                 self.consumer.end(subscription);
                 Ok(())
             }
-            (Request::Fetch { partition, from, known_end }, status) => {
+            (Request::Fetch { partition, from, known_end }, _) => {
                 scene.luck.count(Kind::Fetched);
-                on_fetched(partition, from, known_end, status, frame, model)
+                on_fetched(partition, from, known_end, frame, model)
             }
             (request, status) => {
                 violation(format!("{request:?} was answered {status:?}: {}", frame.message()))
@@ -240,10 +250,10 @@ impl Session {
         version: u64,
         status: Status,
         frame: &Received,
-        model: &Model,
+        model: &mut Model,
     ) -> Result<(), Violation> {
         match status {
-            Status::Ok => self.consumer.on_subscribed(subscription, &frame.subscribed()?),
+            Status::Ok => self.consumer.on_subscribed(subscription, &frame.subscribed()?, model),
             Status::UnknownTopic | Status::UnknownPartition => {
                 let topic = self.consumer.topic(subscription).unwrap_or_default();
                 let is_unchanged = model.topics.version(topic) == version;
@@ -258,6 +268,13 @@ impl Session {
                 self.consumer.end(subscription);
                 Ok(())
             }
+            Status::Corrupt => {
+                let detail = frame.offsets()?;
+                self.consumer.end(subscription);
+                let partition = detail.partition.unwrap_or_default();
+                let damaged = Damaged { partition, first: detail.first, behind: detail.behind };
+                model.on_damaged(damaged, detail.first)
+            }
             other => violation(format!("a Subscribe was answered {other:?}: {}", frame.message())),
         }
     }
@@ -271,48 +288,13 @@ fn check_farewell(frame: &Received) -> Result<(), Violation> {
     }
 }
 
-/// What a client knew when it asked is still there.
-fn check_ends(described: &[(Handle, u64)], known_ends: &[(Handle, u64)]) -> Result<(), Violation> {
-    for (partition, end) in described {
-        let known = known_ends.iter().find(|(known, _)| known == partition);
-        if known.is_some_and(|(_, known_end)| end < known_end) {
-            return violation(format!("{partition} is said to end at {end}, before what a client has seen"));
+/// What a client knew when it asked is still true.
+fn check_known(described: &[Described], known: &[KnownRange]) -> Result<(), Violation> {
+    for now in described {
+        let Some(known) = known.iter().find(|known| known.partition == now.handle) else { continue };
+        if now.end < known.end || now.start < known.start {
+            return violation(format!("clients knew of {known:?}, and now there is {now:?}"));
         }
     }
     Ok(())
-}
-
-fn on_fetched(
-    partition: Handle,
-    from: u64,
-    known_end: u64,
-    status: Status,
-    frame: &Received,
-    model: &mut Model,
-) -> Result<(), Violation> {
-    match status {
-        Status::Ok => {}
-        Status::StaleHandle => return model.topics.on_told_gone(partition),
-        Status::OffsetOutOfRange if from > known_end => return Ok(()),
-        other => return violation(format!("a Fetch of {partition}:{from} was answered {other:?}")),
-    }
-    let mut next = from;
-    let mut is_first = true;
-    each_batch(partition, &frame.payload, |batch| {
-        let (base, behind) = (batch.header().base_offset().0, batch.header().next_offset().0);
-        let follows = if is_first { base <= next && next < behind } else { base == next };
-        if !follows {
-            return violation(format!(
-                "{partition}: fetched a batch of {base} to {behind} where {next} is next"
-            ));
-        }
-        (next, is_first) = (behind, false);
-        model.on_delivered(partition, batch)
-    })?;
-    let told = frame.fetched_up_to()?;
-    if told == next {
-        Ok(())
-    } else {
-        violation(format!("a Fetch up to {next} says that it goes up to {told}"))
-    }
 }

@@ -1,23 +1,35 @@
 //! A consumer on one connection: subscriptions, what each was promised, and what it may still be sent.
 //!
 //! Deliveries come in the order of offsets without a gap, from the batch that holds the start on, only durable ones,
-//! and only while both kinds of credit are positive.
+//! and only while both kinds of credit are positive. From a time, they come from the first batch on that was appended
+//! then or later.
 
 use std::collections::BTreeMap;
 
+use protocol::batch::BatchHeader;
 use protocol::ids::Handle;
+use protocol::status::Status;
 
 use crate::frames::{Received, Start, each_batch};
-use crate::model::Model;
+use crate::model::{Damaged, KnownRange, Model};
 use crate::report::{Violation, violation};
-use crate::topics::Topics;
+
+/// What the first batch of a subscription may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// It was delivered.
+    Seen,
+    /// The one that holds the start.
+    AtStart,
+    /// The first one appended at a time or later; `is_end`: no client knew of a record at the start or behind.
+    Since { time_ms: u64, is_end: bool },
+}
 
 /// Where a subscription stands in one partition.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
     next: u64,
-    /// Nothing was delivered yet: the first batch may begin before the start.
-    is_fresh: bool,
+    first: First,
     appended_ms: u64,
 }
 
@@ -26,9 +38,9 @@ struct Cursor {
 struct Subscription {
     topic: String,
     start: Start,
-    /// The topic's version, and the ends of its partitions that a client knew of, when it was asked for.
+    /// The topic's version, and what clients knew of its partitions, when it was asked for.
     version: u64,
-    floors: Vec<(Handle, u64)>,
+    known: Vec<KnownRange>,
     is_answered: bool,
     cursors: BTreeMap<Handle, Cursor>,
     /// Credit left, as far as this side knows.
@@ -58,7 +70,7 @@ impl Consumer {
             topic: topic.to_owned(),
             start,
             version: model.topics.version(topic),
-            floors: partitions.map(|handle| (*handle, model.known_end(*handle))).collect(),
+            known: partitions.map(|handle| model.known_range(*handle)).collect(),
             is_answered: false,
             cursors: BTreeMap::new(),
             records: records as i64,
@@ -102,33 +114,70 @@ impl Consumer {
         self.subscriptions.remove(&id);
     }
 
-    /// The topic of a subscription was deleted, says the broker.
-    pub(crate) fn on_topic_gone(&mut self, id: u64, topics: &mut Topics) -> Result<(), Violation> {
+    /// The broker has ended a subscription.
+    pub(crate) fn on_ended(&mut self, frame: &Received, model: &mut Model) -> Result<(), Violation> {
+        let id = frame.subject;
         let Some(subscription) = self.subscriptions.remove(&id) else {
             return violation(format!("subscription {id} was ended, and there is none"));
         };
-        subscription.cursors.keys().try_for_each(|partition| topics.on_told_gone(*partition))
+        let mut partitions = subscription.cursors.keys().copied();
+        match frame.status {
+            Status::UnknownTopic => partitions.try_for_each(|partition| model.topics.on_told_gone(partition)),
+            Status::OffsetOutOfRange | Status::Corrupt => {
+                let detail = frame.offsets()?;
+                let only = if subscription.cursors.len() == 1 { partitions.next() } else { None };
+                let Some(partition) = detail.partition.or(only) else {
+                    return violation(format!("subscription {id} was ended, and not for which partition"));
+                };
+                let Some(cursor) = subscription.cursors.get(&partition) else {
+                    return violation(format!("subscription {id} was ended for {partition}, another's"));
+                };
+                if frame.status == Status::OffsetOutOfRange {
+                    return model.on_overtaken(partition, cursor.next, detail.first);
+                }
+                let damaged = Damaged { partition, first: detail.first, behind: detail.behind };
+                // From a time, nobody but the broker knows what was to be read next.
+                let is_since = matches!(cursor.first, First::Since { .. });
+                let next = if is_since { cursor.next.max(detail.first) } else { cursor.next };
+                model.on_damaged(damaged, next)
+            }
+            other => violation(format!("subscription {id} was ended with {other:?}: {}", frame.message())),
+        }
     }
 
     /// A subscription begins: its partitions and where delivery starts.
-    pub(crate) fn on_subscribed(&mut self, id: u64, partitions: &[(Handle, u64)]) -> Result<(), Violation> {
+    pub(crate) fn on_subscribed(
+        &mut self,
+        id: u64,
+        partitions: &[(Handle, u64)],
+        model: &mut Model,
+    ) -> Result<(), Violation> {
         let Some(subscription) = self.subscriptions.get_mut(&id) else {
             return violation(format!("subscription {id} was answered, and nobody asked for it"));
         };
         subscription.is_answered = true;
         for (partition, start) in partitions {
-            let floor = subscription.floors.iter().find(|(handle, _)| handle == partition);
-            let floor = floor.map_or(0, |(_, end)| *end);
-            let is_right = match subscription.start {
-                Start::Earliest => *start == 0,
-                Start::Latest => *start >= floor,
-                Start::Offset(offset) => *start == offset,
+            let known = subscription.known.iter().find(|known| known.partition == *partition);
+            let known = known.copied().unwrap_or(KnownRange::new(*partition));
+            let (is_right, first) = match subscription.start {
+                Start::Earliest => {
+                    model.on_start_told(*partition, *start)?;
+                    (*start >= known.start, First::AtStart)
+                }
+                Start::Latest => (*start >= known.end, First::AtStart),
+                Start::Offset(offset) => (*start == offset, First::AtStart),
+                Start::Time(time_ms) => {
+                    let first = model.first_since(*partition, 0, time_ms);
+                    let is_bound = first.is_none_or(|first| *start <= first);
+                    let trims = model.topics.settings_of(*partition).trims();
+                    (is_bound || trims, First::Since { time_ms, is_end: *start >= known.end })
+                }
             };
             if !is_right {
                 let wanted = subscription.start;
-                return violation(format!("{partition}: asked for {wanted:?} (end {floor}), got {start}"));
+                return violation(format!("asked for {wanted:?}, knowing of {known:?}, and got {start}"));
             }
-            let cursor = Cursor { next: *start, is_fresh: true, appended_ms: 0 };
+            let cursor = Cursor { next: *start, first, appended_ms: 0 };
             subscription.cursors.insert(*partition, cursor);
         }
         Ok(())
@@ -141,9 +190,10 @@ impl Consumer {
             return violation("an offset that nobody asked for is out of range");
         };
         let is_same_topic = model.topics.version(&subscription.topic) == subscription.version;
-        let is_known =
-            !subscription.floors.is_empty() && subscription.floors.iter().all(|(_, end)| offset <= *end);
-        if is_same_topic && is_known {
+        let mut known = subscription.known.iter();
+        let is_known = !subscription.known.is_empty() && known.all(|known| offset <= known.end);
+        let trims = subscription.known.iter().any(|known| model.topics.settings_of(known.partition).trims());
+        if is_same_topic && is_known && !trims {
             return violation(format!("offset {offset} is in {}, and is said not to be", subscription.topic));
         }
         Ok(())
@@ -168,12 +218,7 @@ impl Consumer {
         each_batch(partition, &frame.payload, |batch| {
             batches += 1;
             records += batch.record_count() as i64;
-            let header = batch.header();
-            cursor.move_over(partition, header.base_offset().0, header.next_offset().0)?;
-            if header.appended_ms.get() < cursor.appended_ms {
-                return violation(format!("{partition}: the time of the append goes back"));
-            }
-            cursor.appended_ms = header.appended_ms.get();
+            cursor.move_over(partition, batch.header(), model)?;
             model.on_delivered(partition, batch)
         })?;
         let bytes = frame.payload.len() as i64;
@@ -189,15 +234,27 @@ impl Consumer {
 }
 
 impl Cursor {
-    fn move_over(&mut self, partition: Handle, base: u64, next: u64) -> Result<(), Violation> {
-        let follows = if self.is_fresh { base <= self.next && self.next < next } else { base == self.next };
+    fn move_over(&mut self, partition: Handle, header: &BatchHeader, model: &Model) -> Result<(), Violation> {
+        let (base, next, at_ms) = (header.base_offset().0, header.next_offset().0, header.appended_ms.get());
+        let follows = match self.first {
+            First::Seen => base == self.next,
+            First::AtStart => base <= self.next && self.next < next,
+            First::Since { time_ms, is_end } => {
+                let skipped = model.first_since(partition, self.next, time_ms).filter(|known| *known < base);
+                let trims = model.topics.settings_of(partition).trims();
+                let is_new_enough = at_ms >= time_ms || is_end && base == self.next;
+                self.next < next && is_new_enough && (skipped.is_none() || trims)
+            }
+        };
         if !follows {
             return violation(format!(
-                "{partition}: a batch of {base} to {next} where {} is next",
-                self.next
+                "{partition}: a batch of {base} to {next}, appended at {at_ms}, where {self:?} is to go on"
             ));
         }
-        *self = Self { next, is_fresh: false, ..*self };
+        if at_ms < self.appended_ms {
+            return violation(format!("{partition}: the time of the append goes back"));
+        }
+        *self = Self { next, first: First::Seen, appended_ms: at_ms };
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use broker::io::File;
 use broker::journal::Durability;
 
 use broker::journal::recovery::RecoveryError;
+use broker::limits::{JOURNAL_BLOCKS_IN_FLIGHT_MAX, PAGE_BYTES};
 use broker::shard::ShardFailure;
 use protocol::frame::Opcode;
 use protocol::ids::Handle;
@@ -22,14 +23,15 @@ use crate::model::Model;
 use crate::peer::Peer;
 use crate::records::{Size, batch_of};
 use crate::report::Violation;
-use crate::world::{World, WorldConfig};
+use crate::retention::Settings;
+use crate::world::{Safety, World, WorldConfig};
 
 const FRAMES: usize = 16;
 const RECORDS: usize = 5;
 
 /// Creates a topic with one partition, which the model knows of.
 fn create_orders(world: &mut World, peer: &mut Peer, model: &mut Model) -> Result<Handle, Violation> {
-    model.topics.begin_create("orders");
+    model.topics.begin_create("orders", Settings::default());
     let partitions = peer.create_topic(world, "orders", 1)?;
     let partition = partitions[0];
     model.topics.on_created("orders", partitions, 1)?;
@@ -38,7 +40,8 @@ fn create_orders(world: &mut World, peer: &mut Peer, model: &mut Model) -> Resul
 
 /// A directory with some acknowledged frames, each in a block of its own, all durable, and the process gone.
 fn filled(seed: u64) -> Result<(World, Model), Violation> {
-    let mut world = World::new(seed, &WorldConfig::calm(Durability::WriteThenFlush));
+    let calm = WorldConfig::calm(Durability::WriteThenFlush);
+    let mut world = World::new(seed, &WorldConfig { safety: Safety::Rot, ..calm });
     let mut model = Model::default();
     world.start_and_recover()?;
     let mut peer = Peer::greet(&mut world)?;
@@ -102,6 +105,24 @@ fn a_flipped_bit_in_acked_data_refuses_the_start() {
     assert!(refused > 10, "only {refused} of 40 flipped bits were found");
 }
 
+/// The write was acknowledged, and the block lies elsewhere: it must not be taken for a torn tail.
+#[test]
+fn a_misdirected_block_of_acked_data_refuses_the_start() {
+    for seed in 0..10 {
+        let (mut world, _) = filled(seed).unwrap();
+        let blocks = blocks_of(world.disk.durable(File::Journal(0)));
+        let (begin, end) = blocks[world.luck.faults.random_range(0..FRAMES - JOURNAL_BLOCKS_IN_FLIGHT_MAX)];
+        let behind = blocks.last().unwrap().1 + PAGE_BYTES;
+        world.disk.misplace(File::Journal(0), begin, behind, end - begin);
+        match start(&mut world).unwrap() {
+            Some(ShardFailure::Recovery(RecoveryError::Corrupt { position, .. })) => {
+                assert_eq!(position, begin as u64, "SEED={seed}");
+            }
+            other => panic!("SEED={seed}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn an_untouched_directory_is_served_as_it_was() {
     let (mut world, mut model) = filled(1).unwrap();
@@ -133,7 +154,7 @@ fn fail_while_producing(seed: u64, faults: DiskFaults) -> Result<(), Violation> 
         world.run_for(50_000)?;
     }
     world.run_for(5_000_000)?;
-    assert!(matches!(world.failure(), Some(ShardFailure::Journal(_))), "{:?}", world.failure());
+    assert!(matches!(world.failure(), Some(ShardFailure::Storage(_))), "{:?}", world.failure());
     // The disk is well again; a shard that retried would now acknowledge.
     world.disk.faults = DiskFaults::default();
     peer.send(&mut world, &frames::bare(Opcode::Stats, 999, 0));

@@ -13,6 +13,7 @@ use protocol::wire;
 use zerocopy::IntoBytes;
 
 use crate::report::{Violation, violation};
+use crate::retention::Settings;
 
 /// Where a subscription starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) enum Start {
     Earliest,
     Latest,
     Offset(u64),
+    /// Milliseconds since 1970.
+    Time(u64),
 }
 
 /// What to subscribe to, and the first grant.
@@ -52,13 +55,36 @@ pub(crate) fn hello(correlation: u64) -> Vec<u8> {
     })
 }
 
+/// Creates a topic with the broker's own choice of settings.
 pub(crate) fn create_topic(correlation: u64, name: &str, partition_count: u32) -> Vec<u8> {
+    create_topic_with(correlation, name, partition_count, &Settings::default())
+}
+
+pub(crate) fn create_topic_with(
+    correlation: u64,
+    name: &str,
+    partition_count: u32,
+    settings: &Settings,
+) -> Vec<u8> {
     with_envelope(header(Opcode::CreateTopic, correlation, 0), |builder| {
         let name = builder.create_string(name);
+        let settings = if *settings == Settings::default() {
+            None
+        } else {
+            let args = wire::TopicSettingsArgs {
+                retention_ms: settings.retention_ms,
+                retention_bytes: settings.retention_bytes,
+                segment_bytes: settings.segment_bytes,
+                segment_ms: settings.segment_ms,
+                compact: false,
+            };
+            Some(wire::TopicSettings::create(builder, &args))
+        };
         let args = wire::CreateTopicRequestArgs {
             name: Some(name),
             partition_count,
             ack_class: wire::AckClass::Durable,
+            settings,
         };
         wire::CreateTopicRequest::create(builder, &args)
     })
@@ -89,6 +115,7 @@ pub(crate) fn subscribe(correlation: u64, subscription: u64, wanted: &Subscribin
         Start::Earliest => (wire::StartFrom::Earliest, 0),
         Start::Latest => (wire::StartFrom::Latest, 0),
         Start::Offset(offset) => (wire::StartFrom::Offset, offset),
+        Start::Time(time_ms) => (wire::StartFrom::Time, time_ms),
     };
     with_envelope(header(Opcode::Subscribe, correlation, subscription), |builder| {
         let topic = builder.create_string(wanted.topic);
@@ -139,6 +166,27 @@ fn with_envelope<T>(
     frame
 }
 
+/// A partition as a topic's description has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Described {
+    pub(crate) handle: Handle,
+    /// Offset of the first record that is kept.
+    pub(crate) start: u64,
+    /// The durable end.
+    pub(crate) end: u64,
+    pub(crate) stored_bytes: u64,
+}
+
+/// What a refusal says of offsets: those that are kept, or those that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OffsetDetail {
+    /// `None`: the one that was asked for.
+    pub(crate) partition: Option<Handle>,
+    pub(crate) first: u64,
+    /// Where a reader may start: the durable end, or what lies behind the damage.
+    pub(crate) behind: u64,
+}
+
 /// A frame that came from the broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
@@ -156,13 +204,42 @@ impl Received {
         self.opcode == opcode as u8
     }
 
-    /// The partitions of a topic's description: handle and durable end.
-    pub(crate) fn described(&self) -> Result<Vec<(Handle, u64)>, Violation> {
+    /// The partitions of a topic's description.
+    pub(crate) fn described(&self) -> Result<Vec<Described>, Violation> {
         let Ok(topic) = envelope::read::<wire::TopicDescription<'_>>(&self.envelope) else {
             return violation("a topic's description does not verify");
         };
         let partitions = topic.partitions();
-        Ok(partitions.iter().map(|partition| (Handle(partition.handle()), partition.end_offset())).collect())
+        let described = partitions.iter().map(|partition| Described {
+            handle: Handle(partition.handle()),
+            start: partition.start_offset(),
+            end: partition.end_offset(),
+            stored_bytes: partition.stored_bytes(),
+        });
+        Ok(described.collect())
+    }
+
+    /// The settings in a topic's description.
+    pub(crate) fn settings(&self) -> Result<Settings, Violation> {
+        let Ok(topic) = envelope::read::<wire::TopicDescription<'_>>(&self.envelope) else {
+            return violation("a topic's description does not verify");
+        };
+        let Some(settings) = topic.settings() else { return Ok(Settings::default()) };
+        Ok(Settings {
+            retention_ms: settings.retention_ms(),
+            retention_bytes: settings.retention_bytes(),
+            segment_bytes: settings.segment_bytes(),
+            segment_ms: settings.segment_ms(),
+        })
+    }
+
+    /// The offsets in an error's detail.
+    pub(crate) fn offsets(&self) -> Result<OffsetDetail, Violation> {
+        let Ok(detail) = envelope::read::<wire::ErrorDetail<'_>>(&self.envelope) else {
+            return violation(format!("{:?} does not say which offsets it is about", self.status));
+        };
+        let partition = Some(Handle(detail.partition())).filter(|handle| handle.0 != 0);
+        Ok(OffsetDetail { partition, first: detail.first_valid(), behind: detail.last_valid() })
     }
 
     /// The names of a list of topics.

@@ -2,20 +2,18 @@
 //!
 //! One *life* is a start of the shard up to its end: by power cut, kill, both, or a shutdown; in the middle of
 //! recovery, after some turns, or at the very moment when a client has heard an acknowledgement. After the last life
-//! everything is read twice, with a restart between.
+//! everything is read twice, with a restart between. On a disk that rots, a start may be refused; that ends the run.
 
 use broker::journal::recovery::RecoveryError;
-use broker::journal::{Durability, JournalLayout};
 use broker::shard::ShardFailure;
 use protocol::ids::Handle;
 use rand::RngExt;
 
+use crate::actions::Mix;
 use crate::audit::audit;
 use crate::client::{Client, Scene};
-use crate::disk::DiskFaults;
 use crate::luck::Luck;
 use crate::model::Model;
-use crate::net::NetFaults;
 use crate::report::{Kind, Report, Violation, violation};
 use crate::world::{World, WorldConfig};
 
@@ -25,40 +23,30 @@ const TURNS_PER_LIFE_MAX: u64 = 2_000;
 const LIVES_MAX: u32 = 60;
 /// Nobody does anything for so long now and then, so that markers are written.
 const IDLE_NS: u64 = 15_000_000;
+/// And so long now and then, so that retention looks at what is old.
+const LONG_IDLE_NS: u64 = 350_000_000;
 const SHUTDOWN_NS: u64 = 8_000_000_000;
 const SILENT_TURNS: u32 = 8;
 
-/// What a run is made of.
+/// What a run is made of. `mixtures.rs` has one for each seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunConfig {
     pub(crate) world: WorldConfig,
     pub(crate) clients: usize,
+    pub(crate) mix: Mix,
     /// At least so many operations of clients, and so many lives.
     pub(crate) operations: u64,
     pub(crate) lives: u32,
+    /// Space on the disk beside the journal and what the first start makes, in the lives that are short of it.
+    pub(crate) room_bytes: Option<u64>,
 }
 
-impl RunConfig {
-    /// Each seed has its own mixture.
-    pub(crate) fn of_seed(seed: u64) -> Self {
-        let durability = if seed % 4 == 1 { Durability::SyncedWrites } else { Durability::WriteThenFlush };
-        // A tiny journal is soon full.
-        let file_count = if seed % 5 == 2 { 1 + (seed % 2) as u32 } else { 8 };
-        let world = WorldConfig {
-            layout: JournalLayout { file_bytes: broker::limits::JOURNAL_FILE_BYTES_MIN, file_count },
-            window_bytes: if seed.is_multiple_of(3) { 64 << 10 } else { 1 << 20 },
-            disk: DiskFaults {
-                write_error_one_in: if seed % 3 == 1 { 250 } else { 0 },
-                flush_error_one_in: if seed % 3 == 2 { 250 } else { 0 },
-                no_space_one_in: if seed % 4 == 3 { 3 } else { 0 },
-                slow_one_in: 60,
-            },
-            net: NetFaults { reset_one_in: 600, split_one_in: 3, slow_one_in: 50 },
-            clock_jump_one_in: 400,
-            ..WorldConfig::calm(durability)
-        };
-        Self { world, clients: 4, operations: 300, lives: 8 }
-    }
+/// How a life has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Over,
+    /// The shard has refused to start, because of what has rotted.
+    Refused,
 }
 
 /// How a life ends.
@@ -115,6 +103,7 @@ pub(crate) fn run(seed: u64, config: &RunConfig) -> Result<Report, Violation> {
         world: World::new(seed, &config.world),
         model: Model::default(),
         clients: (0..config.clients).map(|number| Client::new(number == 0)).collect(),
+        config: *config,
         lives: 0,
         idle_until_ns: 0,
     };
@@ -122,7 +111,9 @@ pub(crate) fn run(seed: u64, config: &RunConfig) -> Result<Report, Violation> {
         if run.lives > LIVES_MAX {
             return violation(format!("after {LIVES_MAX} lives only {} operations", run.model.operations));
         }
-        run.live()?;
+        if run.live()? == Life::Refused {
+            return Ok(run.report());
+        }
     }
     run.finish()
 }
@@ -131,30 +122,38 @@ struct Run {
     world: World,
     model: Model,
     clients: Vec<Client>,
+    config: RunConfig,
     lives: u32,
     idle_until_ns: u64,
 }
 
 impl Run {
-    fn live(&mut self) -> Result<(), Violation> {
+    fn live(&mut self) -> Result<Life, Violation> {
         let when = When::draw(&mut self.world.luck);
         let how = How::draw(when, &mut self.world.luck);
         self.lives += 1;
         self.world.start()?;
         let mut turn = 0;
         while !self.world.is_ready() {
+            if let Some(failure) = self.world.failure() {
+                return self.end_after(failure);
+            }
             if matches!(when, When::InRecovery(at) if turn >= at) {
                 self.world.luck.count(Kind::CrashInRecovery);
                 return self.end(how);
             }
             self.world.step(u64::MAX)?;
-            if let Some(failure) = self.world.failure() {
-                return self.end_after(failure);
-            }
             turn += 1;
         }
+        self.choose_space();
         if self.world.luck.coin() {
-            audit(&mut self.world, &mut self.model)?;
+            let outcome = audit(&mut self.world, &mut self.model);
+            // What was asked for before the audit may still fail.
+            if let Some(failure) = self.world.failure() {
+                self.world.be_hostile();
+                return self.end_after(failure);
+            }
+            outcome?;
         }
         let acked_before = self.model.acked;
         for turn in 0..TURNS_PER_LIFE_MAX {
@@ -170,17 +169,29 @@ impl Run {
         self.end(how)
     }
 
+    /// In runs that are short of space, some lives are.
+    fn choose_space(&mut self) {
+        let Some(room_bytes) = self.config.room_bytes else { return };
+        if self.world.luck.coin() {
+            self.world.limit_space(room_bytes);
+        } else {
+            self.world.disk.set_capacity(None);
+        }
+    }
+
     /// Clients read and act, then the shard has a turn.
     fn turn(&mut self, may_act: bool) -> Result<(), Violation> {
+        self.model.see(self.world.surroundings());
         let now_ns = self.world.luck.now_ns;
         if self.idle_until_ns <= now_ns && self.world.luck.chooses(250) {
-            self.idle_until_ns = now_ns + IDLE_NS;
+            let is_long = self.world.luck.chooses(6);
+            self.idle_until_ns = now_ns + if is_long { LONG_IDLE_NS } else { IDLE_NS };
         }
         let may_act = may_act && self.idle_until_ns <= now_ns;
         let mut next_ns = now_ns + IDLE_NS;
         for client in &mut self.clients {
             let World { net, luck, .. } = &mut self.world;
-            let mut scene = Scene { net, luck, model: &mut self.model };
+            let mut scene = Scene { net, luck, model: &mut self.model, mix: self.config.mix };
             client.turn(may_act, &mut scene)?;
             next_ns = next_ns.min(client.next_action_ns.max(self.idle_until_ns));
         }
@@ -188,7 +199,7 @@ impl Run {
     }
 
     /// The shard ends as planned.
-    fn end(&mut self, how: How) -> Result<(), Violation> {
+    fn end(&mut self, how: How) -> Result<Life, Violation> {
         match how {
             How::PowerCut => self.world.cut_power()?,
             How::Kill => self.world.kill()?,
@@ -200,7 +211,7 @@ impl Run {
             How::ShutDown => return self.shut_down(),
         }
         self.lose_clients();
-        Ok(())
+        Ok(Life::Over)
     }
 
     fn lose_clients(&mut self) {
@@ -210,12 +221,19 @@ impl Run {
     }
 
     /// A shard that has failed says nothing more; its process ends.
-    fn end_after(&mut self, failure: ShardFailure) -> Result<(), Violation> {
+    fn end_after(&mut self, failure: ShardFailure) -> Result<Life, Violation> {
+        if self.world.is_refused() {
+            self.world.luck.count(Kind::StartRefused);
+            return Ok(Life::Refused);
+        }
+        let disk = &self.world.disk;
         let is_earned = match failure {
-            ShardFailure::Journal(_) => true,
-            ShardFailure::Recovery(error) => matches!(error, RecoveryError::Io { .. }),
+            ShardFailure::Recovery(RecoveryError::Io { .. }) => disk.errors + disk.segment_read_errors > 0,
+            ShardFailure::Recovery(_) => false,
+            // A write or flush has failed: of the journal, a segment or a snapshot.
+            ShardFailure::Storage(_) => disk.errors > 0,
         };
-        if !is_earned || self.world.disk.errors == 0 {
+        if !is_earned {
             return violation(format!("the shard failed: {failure:?}"));
         }
         for _ in 0..SILENT_TURNS {
@@ -223,11 +241,11 @@ impl Run {
         }
         self.world.kill()?;
         self.lose_clients();
-        Ok(())
+        Ok(Life::Over)
     }
 
     /// A shutdown ends by itself; then the power may fail, and nothing that was promised is lost.
-    fn shut_down(&mut self) -> Result<(), Violation> {
+    fn shut_down(&mut self) -> Result<Life, Violation> {
         self.world.shut_down();
         let until_ns = self.world.luck.now_ns + SHUTDOWN_NS;
         while !self.world.is_stopped() {
@@ -243,29 +261,38 @@ impl Run {
         self.end(how)
     }
 
-    fn recover_and_audit(&mut self) -> Result<Vec<(Handle, u64)>, Violation> {
-        self.world.start_and_recover()?;
-        audit(&mut self.world, &mut self.model)
+    /// Starts once more and reads everything; `None` when the start is refused.
+    fn recover_and_audit(&mut self) -> Result<Option<Vec<(Handle, u64)>>, Violation> {
+        self.world.start()?;
+        while !self.world.is_ready() {
+            if self.world.is_refused() {
+                self.world.luck.count(Kind::StartRefused);
+                return Ok(None);
+            }
+            if let Some(failure) = self.world.failure() {
+                return violation(format!("recovery failed: {failure:?}"));
+            }
+            self.world.step(u64::MAX)?;
+        }
+        audit(&mut self.world, &mut self.model).map(Some)
     }
 
     /// Reads everything, restarts, and reads it again.
     fn finish(mut self) -> Result<Report, Violation> {
         self.world.end_hostility();
-        let first = self.recover_and_audit()?;
+        self.world.disk.set_capacity(None);
+        let Some(first) = self.recover_and_audit()? else { return Ok(self.report()) };
         self.shut_down()?;
-        let second = self.recover_and_audit()?;
+        let Some(second) = self.recover_and_audit()? else { return Ok(self.report()) };
         if first != second {
             return violation(format!("before a clean restart {first:?}, after it {second:?}"));
         }
+        Ok(self.report())
+    }
+
+    fn report(self) -> Report {
         let mut report = self.world.luck.report;
-        report.operations = self.model.operations;
-        report.add(Kind::MarkerBlock, self.world.blocks.markers);
-        report.add(Kind::RecordAcked, self.model.acked);
-        report.add(Kind::RecordDelivered, self.model.delivered);
-        report.add(Kind::RecordUnknown, self.model.unknown);
-        report.add(Kind::RecordRefused, self.model.refused);
-        report.add(Kind::TopicCreated, self.model.topics.created);
-        report.add(Kind::TopicDeleted, self.model.topics.deleted);
-        Ok(report)
+        self.model.add_to(&mut report);
+        report
     }
 }

@@ -196,9 +196,14 @@ impl Net {
                 }
             }
             Op::Close { socket } => self.close(socket, luck),
-            Op::PrepareFile { .. } | Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } => {
-                unreachable!("the disk's operations go to the disk")
-            }
+            Op::PrepareFile { .. }
+            | Op::Allocate { .. }
+            | Op::Shrink { .. }
+            | Op::Remove { .. }
+            | Op::SyncAll { .. }
+            | Op::Read { .. }
+            | Op::Write { .. }
+            | Op::Flush { .. } => unreachable!("the disk's operations go to the disk"),
         }
     }
 

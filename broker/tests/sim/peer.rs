@@ -10,13 +10,18 @@ use protocol::frame::Opcode;
 use protocol::ids::Handle;
 use protocol::status::Status;
 
-use crate::frames::{self, Cutter, Received};
+use crate::frames::{self, Cutter, Described, Received};
 use crate::records::batch_of;
 use crate::report::{Violation, violation};
+use crate::retention::Settings;
 use crate::world::World;
 
 /// Virtual time after which a frame that was waited for will not come.
 const PATIENCE_NS: u64 = 5_000_000_000;
+/// Pause before a refused produce is sent again.
+const RETRY_NS: u64 = 20_000_000;
+/// Times that a produce is sent again.
+const RETRIES_MAX: u32 = 500;
 
 /// One connection, driven by a test.
 #[derive(Debug)]
@@ -135,9 +140,26 @@ impl Peer {
         name: &str,
         partitions: u32,
     ) -> Result<Vec<Handle>, Violation> {
-        let answer = self
-            .ask_for(world, Status::Ok, |correlation| frames::create_topic(correlation, name, partitions))?;
-        Ok(answer.described()?.into_iter().map(|(handle, _)| handle).collect())
+        self.create_topic_with(world, name, partitions, &Settings::default())
+    }
+
+    /// Creates a topic with settings and gives its partitions.
+    pub(crate) fn create_topic_with(
+        &mut self,
+        world: &mut World,
+        name: &str,
+        partitions: u32,
+        settings: &Settings,
+    ) -> Result<Vec<Handle>, Violation> {
+        let create = |correlation| frames::create_topic_with(correlation, name, partitions, settings);
+        let answer = self.ask_for(world, Status::Ok, create)?;
+        Ok(answer.described()?.into_iter().map(|partition| partition.handle).collect())
+    }
+
+    /// What a topic has, by its description.
+    pub(crate) fn describe(&mut self, world: &mut World, name: &str) -> Result<Vec<Described>, Violation> {
+        let describe = |correlation| frames::about_topic(Opcode::DescribeTopic, correlation, name);
+        self.ask_for(world, Status::Ok, describe)?.described()
     }
 
     /// Deletes a topic.
@@ -146,7 +168,8 @@ impl Peer {
         self.ask_for(world, Status::Ok, delete).map(|_| ())
     }
 
-    /// Produces these records as one batch and waits for the acknowledgement; gives the first offset.
+    /// Produces these records as one batch, again while the broker is busy (it may have to make space first), and
+    /// waits for the acknowledgement; gives the first offset.
     pub(crate) fn produce(
         &mut self,
         world: &mut World,
@@ -154,9 +177,17 @@ impl Peer {
         records: &[u64],
     ) -> Result<u64, Violation> {
         let batches = batch_of(records);
-        let answer = self.ask_for(world, Status::Ok, |correlation| {
-            frames::produce(correlation, partition, false, &batches)
-        })?;
-        Ok(answer.subject)
+        let mut resumes = false;
+        for _ in 0..RETRIES_MAX {
+            let answer =
+                self.ask(world, |correlation| frames::produce(correlation, partition, resumes, &batches))?;
+            match answer.status {
+                Status::Ok => return Ok(answer.subject),
+                Status::Busy => resumes = true,
+                other => return violation(format!("a produce was refused with {other:?}")),
+            }
+            world.run_for(RETRY_NS)?;
+        }
+        violation("the broker is busy for ever")
     }
 }

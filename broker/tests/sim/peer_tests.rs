@@ -16,6 +16,7 @@ use crate::model::Model;
 use crate::peer::Peer;
 use crate::records::{Size, batch_of};
 use crate::report::Violation;
+use crate::retention::Settings;
 use crate::world::{World, WorldConfig};
 
 fn started(config: &WorldConfig) -> World {
@@ -30,7 +31,7 @@ fn calm() -> WorldConfig {
 
 /// A topic with so many partitions, which the model knows of.
 fn create(world: &mut World, peer: &mut Peer, model: &mut Model, partitions: u32) -> Vec<Handle> {
-    model.topics.begin_create("orders");
+    model.topics.begin_create("orders", Settings::default());
     let handles = peer.create_topic(world, "orders", partitions).unwrap();
     model.topics.on_created("orders", handles.clone(), partitions).unwrap();
     handles
@@ -158,14 +159,14 @@ fn subscribe(
     world: &mut World,
     peer: &mut Peer,
     (records, bytes): (u64, u64),
-    model: &Model,
+    model: &mut Model,
 ) -> Result<(Consumer, u64), Violation> {
     let mut consumer = Consumer::default();
     let id = consumer.begin("orders", Start::Earliest, (records, bytes), model);
     let wanted = Subscribing { topic: "orders", partition: -1, start: Start::Earliest, records, bytes };
     let answer =
         peer.ask_for(world, Status::Ok, |correlation| frames::subscribe(correlation, id, &wanted))?;
-    consumer.on_subscribed(id, &answer.subscribed()?)?;
+    consumer.on_subscribed(id, &answer.subscribed()?, model)?;
     Ok((consumer, id))
 }
 
@@ -181,8 +182,8 @@ fn a_slow_consumer_costs_its_credit_and_no_more() {
         Peer::greet(&mut world).unwrap(),
     );
     let partition = create(&mut world, &mut producer, &mut model, 1)[0];
-    let (mut slow_consumer, id) = subscribe(&mut world, &mut slow, (12, 1 << 20), &model).unwrap();
-    let (mut fast_consumer, _) = subscribe(&mut world, &mut fast, (1 << 40, 1 << 40), &model).unwrap();
+    let (mut slow_consumer, id) = subscribe(&mut world, &mut slow, (12, 1 << 20), &mut model).unwrap();
+    let (mut fast_consumer, _) = subscribe(&mut world, &mut fast, (1 << 40, 1 << 40), &mut model).unwrap();
     let (mut slow_got, mut fast_got) = (0, 0);
     for _ in 0..FRAMES {
         let records = model.new_frame(partition, 1, Size::Medium, RECORDS as usize);
@@ -213,7 +214,7 @@ fn deleted_topic_ends_its_subscriptions() {
     let mut model = Model::default();
     let (mut admin, mut reader) = (Peer::greet(&mut world).unwrap(), Peer::greet(&mut world).unwrap());
     let partitions = create(&mut world, &mut admin, &mut model, 3);
-    let (_, id) = subscribe(&mut world, &mut reader, (100, 1 << 20), &model).unwrap();
+    let (_, id) = subscribe(&mut world, &mut reader, (100, 1 << 20), &mut model).unwrap();
     admin.delete_topic(&mut world, "orders").unwrap();
     world.run_for(2_000_000).unwrap();
     let told = reader.take(&mut world).unwrap();

@@ -65,6 +65,9 @@ fn a_long_frame_without_memory_is_refused_by_its_own_id() {
     // The long frame's bytes were thrown away, and the connection goes on behind them.
     drop(hogs);
     let resumes = |correlation| frames::produce(correlation, partition, true, &batch_with(&[7; 300_000]));
+    // The first batch that is longer than the partition's first space has that grow.
+    peer.ask_for(&mut world, Status::Busy, resumes).unwrap();
+    world.run_for(50_000_000).unwrap();
     assert_eq!(peer.ask_for(&mut world, Status::Ok, resumes).unwrap().subject, 0);
 }
 

@@ -10,6 +10,7 @@ use protocol::ids::Handle;
 use protocol::status::Status;
 
 use crate::report::{Violation, violation};
+use crate::retention::Settings;
 
 /// Whether a topic is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ struct Topic {
     version: u64,
     /// Of the topic that is there or may be; empty if they were never told.
     partitions: Vec<Handle>,
+    /// What the last one to create it asked for.
+    settings: Settings,
 }
 
 /// All names ever used.
@@ -39,6 +42,8 @@ pub(crate) struct Topics {
     used: BTreeSet<Handle>,
     /// Handles of which a client was told that they are gone.
     told_gone: BTreeSet<Handle>,
+    /// The settings of each partition's topic.
+    settings: BTreeMap<Handle, Settings>,
     pub(crate) created: u64,
     pub(crate) deleted: u64,
 }
@@ -74,8 +79,13 @@ impl Topics {
         self.by_name.get(name).map(|topic| topic.partitions.as_slice()).unwrap_or_default()
     }
 
-    pub(crate) fn begin_create(&mut self, name: &str) {
-        self.change(name, Presence::Creating);
+    /// What a partition's topic was created with.
+    pub(crate) fn settings_of(&self, partition: Handle) -> Settings {
+        self.settings.get(&partition).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn begin_create(&mut self, name: &str, settings: Settings) {
+        self.change(name, Presence::Creating).settings = settings;
     }
 
     pub(crate) fn begin_delete(&mut self, name: &str) {
@@ -85,6 +95,15 @@ impl Topics {
     /// The connection that asked for a change is gone.
     pub(crate) fn on_lost(&mut self, name: &str) {
         self.change(name, Presence::Unclear);
+    }
+
+    /// Every connection is gone.
+    pub(crate) fn on_all_lost(&mut self) {
+        for name in self.names() {
+            if matches!(self.presence(&name), Presence::Creating | Presence::Deleting) {
+                self.on_lost(&name);
+            }
+        }
     }
 
     /// A create was acknowledged.
@@ -158,6 +177,15 @@ impl Topics {
         }
     }
 
+    /// A topic's description says what its creator asked for.
+    pub(crate) fn check_settings(&self, name: &str, found: Settings) -> Result<(), Violation> {
+        let Some(topic) = self.by_name.get(name) else { return Ok(()) };
+        if topic.settings.are_repeated_by(&found) {
+            return Ok(());
+        }
+        violation(format!("{name} was created with {:?} and has {found:?}", topic.settings))
+    }
+
     /// Checks a list of all topics, taken while nobody changes any.
     pub(crate) fn check_listed(&self, listed: &[String]) -> Result<(), Violation> {
         for (name, topic) in &self.by_name {
@@ -192,7 +220,9 @@ impl Topics {
     /// The handles of a topic are its own, and no earlier topic's.
     fn take_handles(&mut self, name: &str, partitions: &[Handle]) -> Result<(), Violation> {
         let known = self.partitions_of(name) == partitions;
+        let settings = self.by_name.get(name).map(|topic| topic.settings).unwrap_or_default();
         for partition in partitions {
+            self.settings.insert(*partition, settings);
             if !self.used.insert(*partition) && !known {
                 return violation(format!("handle {partition} of {name} was given away before"));
             }
@@ -214,7 +244,12 @@ impl Topics {
     }
 
     fn change(&mut self, name: &str, presence: Presence) -> &mut Topic {
-        let unused = || Topic { presence: Presence::Absent, version: 0, partitions: Vec::new() };
+        let unused = || Topic {
+            presence: Presence::Absent,
+            version: 0,
+            partitions: Vec::new(),
+            settings: Settings::default(),
+        };
         let topic = self.by_name.entry(name.to_owned()).or_insert_with(unused);
         topic.presence = presence;
         topic.version += 1;

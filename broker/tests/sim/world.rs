@@ -4,9 +4,9 @@
 //! in an order that chance decides, and carries out what the shard asks for. It has no thread and reads no clock.
 
 use broker::io::{Completion, File, Mail, Now, Op};
+use broker::journal::recovery::{RecoveryError, RecoveryReport};
 use broker::journal::{Durability, JournalLayout};
 use broker::shard::{Shard, ShardConfig, ShardFailure};
-use protocol::crc::crc32c;
 use rand::RngExt;
 use reactor::memory::Pool;
 
@@ -16,17 +16,33 @@ use crate::image::Mood;
 use crate::luck::Luck;
 use crate::net::{Net, NetFaults};
 use crate::report::{Kind, Violation, violation};
+use crate::rot::is_segment;
+use crate::trace::{trace_of_completion, trace_of_op};
+use crate::watch::OpWatch;
 
 /// Turns of one world; more means that something goes round in circles.
-const TURNS_MAX: u64 = 400_000;
+const TURNS_MAX: u64 = 1_000_000;
 const WALL_START_MS: u64 = 1_800_000_000_000;
 const CLOCK_JUMP_MS: i64 = 3_600_000;
+
+/// What a broker may answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Safety {
+    /// Disks lose what was not flushed, and say when they fail: nothing that was acknowledged may be missing.
+    Strict,
+    /// Bytes rot without a word: the broker may refuse to start, and say of ranges that they are damaged; it may
+    /// deliver nothing wrong, and pass over nothing silently.
+    Rot,
+}
 
 /// How a world is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WorldConfig {
+    pub(crate) safety: Safety,
     pub(crate) durability: Durability,
     pub(crate) layout: JournalLayout,
+    /// Memory of the shard; rounded up to 32 MiB.
+    pub(crate) pool_bytes: usize,
     pub(crate) frame_bytes_max: u32,
     pub(crate) window_bytes: u32,
     pub(crate) disk: DiskFaults,
@@ -38,7 +54,9 @@ impl WorldConfig {
     /// A small journal, and nothing goes wrong.
     pub(crate) fn calm(durability: Durability) -> Self {
         Self {
+            safety: Safety::Strict,
             durability,
+            pool_bytes: 64 << 20,
             layout: JournalLayout { file_bytes: broker::limits::JOURNAL_FILE_BYTES_MIN, file_count: 8 },
             frame_bytes_max: 1 << 20,
             window_bytes: 4 << 20,
@@ -49,18 +67,38 @@ impl WorldConfig {
     }
 }
 
+/// What clients cannot know and the model must.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) wall_ms: u64,
+    /// The most that the wall clock ever showed.
+    pub(crate) wall_max_ms: u64,
+    /// Stored records may be unreadable now.
+    pub(crate) may_be_damaged: bool,
+}
+
 /// A shard and everything around it.
 #[derive(Debug)]
 pub(crate) struct World {
     config: WorldConfig,
     shard_config: ShardConfig,
     shard: Option<Shard>,
+    /// The start was refused at once.
+    refusal: Option<RecoveryError>,
     pub(crate) pool: Pool,
     pub(crate) disk: Disk,
     pub(crate) net: Net,
     pub(crate) luck: Luck,
     pub(crate) blocks: BlockWatch,
+    pub(crate) watch: OpWatch,
+    /// This start has said which epoch is its own.
+    is_epoch_known: bool,
+    /// It has been ready.
+    has_served: bool,
     wall_offset_ms: i64,
+    wall_max_ms: u64,
+    /// The power is to be cut when so many operations on files were asked for.
+    cut_at_operation: Option<u64>,
 }
 
 impl World {
@@ -82,12 +120,18 @@ impl World {
             config: *config,
             shard_config,
             shard: None,
-            pool: Pool::new(64 << 20).expect("64 MiB can be mapped"),
+            refusal: None,
+            pool: Pool::new(config.pool_bytes).expect("some MiB can be mapped"),
             disk: Disk::default(),
             net: Net::default(),
             luck: Luck::new(seed),
             blocks: BlockWatch::default(),
+            watch: OpWatch::default(),
+            is_epoch_known: false,
+            has_served: false,
             wall_offset_ms: 0,
+            wall_max_ms: WALL_START_MS,
+            cut_at_operation: None,
         };
         world.be_hostile();
         world
@@ -113,12 +157,47 @@ impl World {
         self.be_calm();
     }
 
+    /// Leaves so much space on the disk beside the files that are there and the journal's that will be.
+    pub(crate) fn limit_space(&mut self, room_bytes: u64) {
+        let files = self.disk.files();
+        let journal = files.iter().filter(|(file, _)| matches!(file, File::Journal(_)));
+        let journal_bytes: u64 = journal.map(|(_, bytes)| *bytes).sum();
+        let missing_bytes = self.config.layout.bytes().saturating_sub(journal_bytes);
+        self.disk.set_capacity(Some(self.disk.used_bytes() + missing_bytes + room_bytes));
+    }
+
+    /// Has the power cut when so many more operations on files were asked for: then `step` fails, and nothing more
+    /// reaches the disk.
+    pub(crate) fn plan_cut(&mut self, operations: u64) {
+        self.cut_at_operation = Some(self.disk.issued() + operations);
+    }
+
+    /// Whether the planned time has come.
+    pub(crate) fn is_cut_due(&self) -> bool {
+        self.cut_at_operation.is_some_and(|operation| self.disk.issued() >= operation)
+    }
+
+    /// What the model must know now.
+    pub(crate) fn surroundings(&self) -> Surroundings {
+        let has_rot = self.disk.damage().iter().any(|damage| is_segment(damage.file));
+        Surroundings {
+            wall_ms: self.now().wall_ms,
+            wall_max_ms: self.wall_max_ms,
+            may_be_damaged: self.may_rot() && has_rot || self.disk.segment_read_errors > 0,
+        }
+    }
+
+    fn may_rot(&self) -> bool {
+        self.config.safety == Safety::Rot
+    }
+
     /// Starts the shard on the files that are there.
     pub(crate) fn start(&mut self) -> Result<(), Violation> {
         assert!(self.shard.is_none(), "one shard at a time");
         let files = self.disk.files();
         match Shard::new(self.shard_config.clone(), files, self.pool.clone()) {
             Ok(shard) => self.shard = Some(shard),
+            Err(error) if self.may_rot() => self.refusal = Some(error),
             Err(error) => return violation(format!("the start was refused: {error}")),
         }
         self.carry_out()
@@ -128,12 +207,19 @@ impl World {
     pub(crate) fn start_and_recover(&mut self) -> Result<(), Violation> {
         self.start()?;
         while !self.is_ready() {
-            self.step(u64::MAX)?;
             if let Some(failure) = self.failure() {
                 return violation(format!("recovery failed: {failure:?}"));
             }
+            self.step(u64::MAX)?;
         }
         Ok(())
+    }
+
+    /// Whether the shard has refused what it found on a disk on which bytes have rotted.
+    pub(crate) fn is_refused(&self) -> bool {
+        let Some(ShardFailure::Recovery(error)) = self.failure() else { return false };
+        let is_typed = !matches!(error, RecoveryError::Io { .. } | RecoveryError::OutOfMemory);
+        is_typed && self.may_rot() && !self.disk.damage().is_empty()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -145,7 +231,7 @@ impl World {
     }
 
     pub(crate) fn failure(&self) -> Option<ShardFailure> {
-        self.shard.as_ref().and_then(Shard::failure)
+        self.refusal.map(ShardFailure::Recovery).or(self.shard.as_ref().and_then(Shard::failure))
     }
 
     /// Asks the shard to stop.
@@ -177,7 +263,16 @@ impl World {
 
     fn end_process(&mut self) -> Result<(), Violation> {
         self.shard = None;
+        self.refusal = None;
+        self.cut_at_operation = None;
+        self.is_epoch_known = false;
+        self.has_served = false;
+        self.watch.on_end();
         self.net.crash();
+        self.disk.segment_read_errors = 0;
+        if self.config.disk.rot_one_in > 0 && self.luck.breaks(3) {
+            self.disk.rot(&mut self.luck);
+        }
         match self.pool.used_bytes() {
             0 => Ok(()),
             bytes => violation(format!("{bytes} bytes of the pool are held by nobody")),
@@ -191,12 +286,16 @@ impl World {
 
     /// One turn of the loop, at the next time at which something happens, or at `until_ns`.
     pub(crate) fn step(&mut self, until_ns: u64) -> Result<(), Violation> {
+        if self.is_cut_due() {
+            return violation("the power is to be cut now");
+        }
         self.advance(until_ns)?;
         let now = self.now();
+        self.wall_max_ms = self.wall_max_ms.max(now.wall_ms);
         let completions = self.take_completions();
-        let must_fail = completions.iter().any(is_journal_failure);
+        let must_fail = completions.iter().any(is_storage_failure);
         let Some(shard) = &mut self.shard else { return violation("no shard runs") };
-        let (was_ready, had_failed) = (shard.is_ready(), shard.failure().is_some());
+        let had_failed = shard.failure().is_some();
         for completion in completions {
             self.luck.report.note(&trace_of_completion(&completion));
             shard.on_completion(now, completion);
@@ -204,18 +303,32 @@ impl World {
         shard.on_tick(now);
         let report = shard.recovery_report();
         let (is_ready, failure) = (shard.is_ready(), shard.failure());
-        if must_fail && failure.is_none() {
-            return violation("a write or flush of the journal failed, and the shard goes on");
+        if must_fail && failure.is_none() && !shard.is_stopped() {
+            return violation("a write or flush failed, and the shard goes on");
         }
         if had_failed && shard.ops().next().is_some() {
             return violation("a shard that has failed still asks for something");
         }
-        if is_ready && !was_ready {
-            self.blocks.on_ready(report.epoch.0)?;
-            let kind = if report.torn_at.is_some() { Kind::RecoveryTorn } else { Kind::RecoveryClean };
-            self.luck.count(kind);
+        if report.epoch.0 > 0 && !self.is_epoch_known {
+            self.is_epoch_known = true;
+            self.blocks.on_epoch(report.epoch.0)?;
+        }
+        if is_ready && !self.has_served {
+            self.has_served = true;
+            self.count_recovery(&report);
         }
         self.carry_out()
+    }
+
+    fn count_recovery(&mut self, report: &RecoveryReport) {
+        let from = match (report.snapshot, report.skipped_snapshot) {
+            (Some(_), true) => Kind::RecoveryFromOlderSnapshot,
+            (Some(_), false) => Kind::RecoveryFromSnapshot,
+            (None, _) => Kind::RecoveryFromJournal,
+        };
+        let tail = if report.torn_at.is_some() { Kind::RecoveryTorn } else { Kind::RecoveryClean };
+        self.luck.count(from);
+        self.luck.count(tail);
     }
 
     /// Runs for some virtual time.
@@ -263,16 +376,28 @@ impl World {
     fn carry_out(&mut self) -> Result<(), Violation> {
         let Some(shard) = &mut self.shard else { return Ok(()) };
         let ops: Vec<Op> = shard.ops().collect();
+        let is_serving = self.has_served;
         for op in ops {
+            if self.is_cut_due() {
+                break;
+            }
             self.luck.report.note(&trace_of_op(&op));
             match op {
                 Op::Receive { .. } | Op::Send { .. } | Op::Close { .. } => {
                     self.net.submit(op, &mut self.luck)
                 }
-                Op::PrepareFile { .. } | Op::Read { .. } | Op::Write { .. } | Op::Flush { .. } => {
+                Op::PrepareFile { .. }
+                | Op::Allocate { .. }
+                | Op::Shrink { .. }
+                | Op::Remove { .. }
+                | Op::SyncAll { .. }
+                | Op::Read { .. }
+                | Op::Write { .. }
+                | Op::Flush { .. } => {
                     if let Op::Write { file: File::Journal(_), data, .. } = &op {
-                        self.blocks.on_write(data)?;
+                        self.blocks.on_write(data, &mut self.luck.report)?;
                     }
+                    self.watch.on_op(&op, is_serving, &self.disk, &mut self.luck);
                     self.disk.submit(op, &mut self.luck);
                 }
             }
@@ -282,46 +407,11 @@ impl World {
 }
 
 /// Whether the shard must stop for good because of this.
-fn is_journal_failure(completion: &Completion) -> bool {
+fn is_storage_failure(completion: &Completion) -> bool {
     matches!(
         completion,
-        Completion::Written { result: Err(_), .. } | Completion::Flushed { result: Err(_), .. }
+        Completion::Written { result: Err(_), .. }
+            | Completion::Flushed { result: Err(_), .. }
+            | Completion::AllSynced { result: Err(_), .. }
     )
-}
-
-fn number_of(file: File) -> u64 {
-    match file {
-        File::Superblock => u64::MAX,
-        File::Journal(number) => u64::from(number),
-    }
-}
-
-fn trace_of_op(op: &Op) -> [u64; 4] {
-    match op {
-        Op::Receive { socket, start, .. } => {
-            [1, u64::from(socket.slot), u64::from(socket.generation), *start as u64]
-        }
-        Op::Send { socket, parts } => [2, u64::from(socket.slot), parts.len() as u64, parts.bytes() as u64],
-        Op::Close { socket } => [3, u64::from(socket.slot), u64::from(socket.generation), 0],
-        Op::PrepareFile { file, bytes } => [4, number_of(*file), *bytes, 0],
-        Op::Read { file, position, bytes, .. } => [5, number_of(*file), *position, *bytes as u64],
-        Op::Write { file, position, data, .. } => [6, number_of(*file), *position, u64::from(crc32c(data))],
-        Op::Flush { token, file } => [7, number_of(*file), token.0, 0],
-    }
-}
-
-fn trace_of_completion(completion: &Completion) -> [u64; 4] {
-    match completion {
-        Completion::Accepted { socket } => [8, u64::from(socket.slot), u64::from(socket.generation), 0],
-        Completion::Received { socket, buffer, start, result, .. } => {
-            let count = result.unwrap_or_default();
-            let sum = crc32c(&buffer[*start..*start + count]);
-            [9, u64::from(socket.slot), count as u64, u64::from(sum)]
-        }
-        Completion::Sent { socket, result, .. } => [10, u64::from(socket.slot), u64::from(result.is_ok()), 0],
-        Completion::FilePrepared { file, result } => [11, number_of(*file), u64::from(result.is_ok()), 0],
-        Completion::ReadDone { token, result, .. } => [12, token.0, u64::from(result.is_ok()), 0],
-        Completion::Written { token, result } => [13, token.0, u64::from(result.is_ok()), 0],
-        Completion::Flushed { token, result } => [14, token.0, u64::from(result.is_ok()), 0],
-    }
 }

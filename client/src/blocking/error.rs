@@ -6,9 +6,10 @@
 use std::io;
 
 use protocol::batch::BatchError;
+use protocol::ids::Handle;
 use protocol::status::Status;
 
-use crate::connection::{ConnectionError, Refusal, RequestError, ValidOffsets};
+use crate::connection::{ConnectionError, DamagedOffsets, EndReason, Refusal, RequestError, ValidOffsets};
 use crate::producer::PushError;
 
 /// Why a call failed.
@@ -32,7 +33,7 @@ pub enum ClientError {
     #[error("a batch that the broker sent is damaged: {0}")]
     Batch(#[from] BatchError),
     /// The broker refused the request; nothing of it was done.
-    #[error("refused with {status:?}{}", in_words(.detail.as_deref(), .valid.as_ref()))]
+    #[error("refused with {status:?}{}", in_words(.detail.as_deref()))]
     Refused {
         /// Why.
         status: Status,
@@ -40,11 +41,16 @@ pub enum ClientError {
         retry_after_us: u64,
         /// In words, if the broker gave any.
         detail: Option<String>,
-        /// With `OffsetOutOfRange`: what would have been in range.
-        valid: Option<ValidOffsets>,
     },
+    /// The offset is not in the partition, or is there no more: retention has removed it.
+    #[error("the offset is not in the partition{}: it has {} to {}", of_partition(.0.partition), .0.first, .0.last)]
+    OffsetOutOfRange(ValidOffsets),
+    /// The broker's stored bytes of some records are damaged. Those before and behind can be read.
+    #[error("offsets {} to {}{} cannot be read: their stored bytes are damaged; {} can be read again",
+        .0.first, .0.next.0.saturating_sub(1), of_partition(.0.partition), .0.next)]
+    Corrupt(DamagedOffsets),
     /// The broker closed the connection and said why.
-    #[error("the broker closed the connection with {status:?}{}", in_words(.message.as_deref(), None))]
+    #[error("the broker closed the connection with {status:?}{}", in_words(.message.as_deref()))]
     GoAway {
         /// Why.
         status: Status,
@@ -80,8 +86,22 @@ impl ClientError {
                     | RequestError::TooMany
             ),
             Self::Push(error) => matches!(error, PushError::Full | PushError::ResultsWaiting),
-            Self::Protocol(_) | Self::Batch(_) | Self::Unknown => false,
+            Self::Protocol(_)
+            | Self::Batch(_)
+            | Self::Unknown
+            | Self::OffsetOutOfRange(_)
+            | Self::Corrupt(_) => false,
         }
+    }
+
+    /// The same, with the partition filled in where the broker named none.
+    pub(super) fn in_partition(mut self, only: Option<Handle>) -> Self {
+        if let Self::OffsetOutOfRange(ValidOffsets { partition, .. })
+        | Self::Corrupt(DamagedOffsets { partition, .. }) = &mut self
+        {
+            *partition = partition.or(only);
+        }
+        self
     }
 
     /// Whether a request that was sent has no answer after it, and will get none.
@@ -102,18 +122,31 @@ impl From<ConnectionError> for ClientError {
 
 impl From<Refusal> for ClientError {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused {
-            status: refusal.status,
-            retry_after_us: refusal.retry_after_us,
-            detail: refusal.detail,
-            valid: refusal.valid,
+        let Refusal { status, retry_after_us, detail, valid, damaged, .. } = refusal;
+        match (valid, damaged) {
+            (Some(valid), _) => Self::OffsetOutOfRange(valid),
+            (None, Some(damaged)) => Self::Corrupt(damaged),
+            (None, None) => Self::Refused { status, retry_after_us, detail },
         }
     }
 }
 
-/// What follows the status: the broker's words, and the offsets that would have been in range.
-fn in_words(detail: Option<&str>, valid: Option<&ValidOffsets>) -> String {
-    let detail = detail.map(|text| format!(": {text}")).unwrap_or_default();
-    let valid = valid.map(|valid| format!(" (valid offsets: {} to {})", valid.first, valid.last));
-    detail + &valid.unwrap_or_default()
+impl From<EndReason> for ClientError {
+    fn from(reason: EndReason) -> Self {
+        let EndReason { status, detail, valid, damaged } = reason;
+        match (valid, damaged) {
+            (Some(valid), _) => Self::OffsetOutOfRange(valid),
+            (None, Some(damaged)) => Self::Corrupt(damaged),
+            (None, None) => Self::Refused { status, retry_after_us: 0, detail },
+        }
+    }
+}
+
+/// What follows the status: the broker's words.
+fn in_words(detail: Option<&str>) -> String {
+    detail.map(|text| format!(": {text}")).unwrap_or_default()
+}
+
+fn of_partition(partition: Option<Handle>) -> String {
+    partition.map(|handle| format!(" of partition {}", handle.partition())).unwrap_or_default()
 }

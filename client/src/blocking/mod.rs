@@ -23,7 +23,7 @@ pub use producer::BlockingProducer;
 pub use subscription::{DeliveredBatch, SubscribeOptions, Subscription};
 
 use crate::connection::{
-    Connection, Event, FetchRange, Grants, RequestError, Stats, TopicDescription, TopicSummary,
+    Connection, Event, FetchRange, Grants, RequestError, Stats, TopicDescription, TopicSettings, TopicSummary,
 };
 use crate::delivered::DeliveredBatches;
 use crate::limits::TOPICS_LISTED_MAX;
@@ -79,7 +79,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// The batches, checked while they are read.
+    /// The batches, checked while they are read; `DeliveredBatches::next_records` gives their records.
     #[must_use]
     pub fn batches(&self) -> DeliveredBatches<'_> {
         DeliveredBatches::new(self.partition, &self.payload)
@@ -109,7 +109,7 @@ impl Client {
         &self.grants
     }
 
-    /// Creates a topic; returns when that is durable.
+    /// Creates a topic that keeps what the broker keeps by default; returns when that is durable.
     ///
     /// # Errors
     /// `Unknown` when the connection ended, or the time ran out, before the answer.
@@ -118,8 +118,21 @@ impl Client {
         name: &str,
         partition_count: u32,
     ) -> Result<TopicDescription, ClientError> {
+        self.create_topic_with(name, partition_count, &TopicSettings::default())
+    }
+
+    /// Creates a topic; returns when that is durable.
+    ///
+    /// # Errors
+    /// As `create_topic`.
+    pub fn create_topic_with(
+        &mut self,
+        name: &str,
+        partition_count: u32,
+        settings: &TopicSettings,
+    ) -> Result<TopicDescription, ClientError> {
         self.change(
-            |connection| connection.create_topic(name, partition_count),
+            |connection| connection.create_topic_with(name, partition_count, settings),
             |event| if let Event::TopicDescribed { topic, .. } = event { Some(topic) } else { None },
         )
     }
@@ -211,7 +224,7 @@ impl Client {
     /// Deliveries of a topic.
     ///
     /// # Errors
-    /// Those of `connect`; `Refused` with the valid range when the start is not in it.
+    /// Those of `connect`; `OffsetOutOfRange` when the start is not in the partition.
     pub fn subscribe(&self, topic: &str, options: SubscribeOptions) -> Result<Subscription, ClientError> {
         Subscription::open(&self.dialer, topic, options)
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use protocol::batch::{Batch, BatchHeader, RecordView};
+use protocol::batch::{Batch, BatchHeader, Inflater, Records};
 use protocol::ids::{Handle, Offset, SubscriptionId};
 
 use super::error::ClientError;
@@ -50,16 +50,18 @@ pub struct Subscription {
     payload: Vec<u8>,
     taken_bytes: usize,
     from: Handle,
+    inflater: Inflater,
     /// Why the broker goes away, once it said so.
     goodbye: Option<ClientError>,
 }
 
-/// One checked batch.
-#[derive(Clone, Copy, Debug)]
+/// One checked batch, inflated if it was compressed.
+#[derive(Clone, Debug)]
 pub struct DeliveredBatch<'a> {
     partition: Handle,
-    start: Offset,
     batch: Batch<'a>,
+    /// From the start of the subscription on.
+    records: Records<'a>,
 }
 
 impl<'a> DeliveredBatch<'a> {
@@ -69,9 +71,11 @@ impl<'a> DeliveredBatch<'a> {
         self.partition
     }
 
-    /// The records that were subscribed to, in order: those before the start are left out.
-    pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
-        records_from(self.batch, self.start)
+    /// The records that were subscribed to, in order: those before the start are left out. There may be none, where
+    /// compaction left only some of the batch.
+    #[must_use]
+    pub fn records(&self) -> Records<'a> {
+        self.records.clone()
     }
 
     /// The offset behind its last record.
@@ -111,6 +115,7 @@ impl Subscription {
             payload: Vec::new(),
             taken_bytes: 0,
             from: Handle(0),
+            inflater: Inflater::new(),
             goodbye: None,
         })
     }
@@ -125,7 +130,9 @@ impl Subscription {
     ///
     /// # Errors
     /// `Io`, `GoAway` or `Protocol` when the connection ended; `Batch` when a batch is damaged, and then the rest of
-    /// its delivery is dropped. What was received before is given out first.
+    /// its delivery is dropped, or when it does not inflate (`BatchError::Inflation`), and then only that one is. `Corrupt`, `OffsetOutOfRange` or `Refused` when the broker ended the subscription: its
+    /// next records cannot be read, retention has removed them, or the topic is gone; nothing comes after it.
+    /// What was received before is given out first.
     pub fn next_batch(&mut self, wait: Duration) -> Result<Option<DeliveredBatch<'_>>, ClientError> {
         let until_ns = self.link.clock().after(wait);
         if !self.fill(until_ns)? {
@@ -164,8 +171,9 @@ impl Subscription {
                 self.from = partition;
             }
             Event::Refused(refusal) => return Err(refusal.into()),
-            Event::SubscriptionEnded { status, .. } => {
-                return Err(ClientError::Refused { status, retry_after_us: 0, detail: None, valid: None });
+            Event::SubscriptionEnded { reason, .. } => {
+                let only = self.only_partition();
+                return Err(ClientError::from(reason).in_partition(only));
             }
             Event::GoAway { status, message } => {
                 self.goodbye = Some(ClientError::GoAway { status, message });
@@ -173,6 +181,11 @@ impl Subscription {
             _ => {}
         }
         Ok(true)
+    }
+
+    /// The partition, if there is only one.
+    fn only_partition(&self) -> Option<Handle> {
+        if let [only] = &self.partitions[..] { Some(only.handle) } else { None }
     }
 
     /// Checks and takes the batch that `fill` found.
@@ -189,7 +202,8 @@ impl Subscription {
         let partition = self.from;
         let subscribed = self.partitions.iter().find(|subscribed| subscribed.handle == partition);
         let start = subscribed.map_or(Offset(0), |subscribed| subscribed.start_offset);
-        Ok(DeliveredBatch { partition, start, batch })
+        let records = records_from(batch, start, &mut self.inflater)?;
+        Ok(DeliveredBatch { partition, batch, records })
     }
 
     /// Counts the batch that is about to be taken, and grants again what was used once that is half of the credit.

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 
-use protocol::batch::{Batch, Record};
+use protocol::batch::{Batch, BatchHeader, BrokerFields, Compression, Inflater, Record};
 use protocol::frame::{FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Offset};
 use protocol::status::Status;
@@ -131,12 +131,13 @@ fn questions_get_their_answers() {
     assert!(matches!(error, ClientError::Refused { status: Status::UnknownTopic, .. }));
     assert_eq!(error.to_string(), "refused with UnknownTopic: no such topic");
     assert!(!error.is_retryable());
-    assert_eq!(client.stats().unwrap().durable_lsn, 12);
+    let stats = client.stats().unwrap();
+    assert_eq!((stats.durable_lsn, stats.removed_files), (12, 13));
     let range = FetchRange { from: Offset(5), to: Offset(6), bytes_max: 1 << 16 };
     let fetched = client.fetch(partition(0), range).unwrap();
-    let records: Vec<_> =
-        fetched.batches().starting_at(range.from).records().map(|record| record.unwrap().value).collect();
-    assert_eq!(records, [b"y"]);
+    let (mut batches, mut inflater) = (fetched.batches().starting_at(range.from), Inflater::new());
+    let records = batches.next_records(&mut inflater).unwrap().unwrap();
+    assert_eq!(records.map(|record| record.value).collect::<Vec<_>>(), [b"y"]);
     drop(client);
     assert_eq!(peer.join().unwrap(), None);
 }
@@ -243,9 +244,14 @@ fn subscription_gives_out_batches_and_grants_credit_again() {
             let batch = fake::placed_batch(partition(0), first, &[b"a", b"b"]);
             peer.send(&fake::delivery(asked.subject, partition(0), &batch));
         }
+        let values: [&[u8]; 2] = [&[b'z'; 300], b"z"];
+        let mut compressed = fake::compressed_batch_of(Compression::Zstd, &values);
+        let fields = BrokerFields { base_offset: Offset(4), appended_ms: 5, log_epoch: 1 };
+        BatchHeader::place(&mut compressed, partition(0), fields);
+        peer.send(&fake::delivery(asked.subject, partition(0), &compressed));
         let credit = peer.next().unwrap();
         assert_eq!((credit.opcode, credit.payload[0]), (Opcode::Credit, 4));
-        let mut damaged = fake::placed_batch(partition(0), 4, &[b"c"]);
+        let mut damaged = fake::placed_batch(partition(0), 6, &[b"c"]);
         damaged[130] ^= 1;
         peer.send(&fake::delivery(asked.subject, partition(0), &damaged));
         peer.send(&fake::go_away(Status::ShuttingDown));
@@ -261,9 +267,44 @@ fn subscription_gives_out_batches_and_grants_credit_again() {
     assert_eq!(offsets, [1], "the batch begins before the start");
     let second = subscription.next_batch(PATIENCE).unwrap().unwrap();
     assert_eq!((second.records().count(), second.next_offset()), (2, Offset(4)));
+    let third = subscription.next_batch(PATIENCE).unwrap().unwrap();
+    assert_eq!(third.batch().compression(), Compression::Zstd);
+    let lengths: Vec<usize> = third.records().map(|record| record.value.len()).collect();
+    assert_eq!(lengths, [300, 1], "compressed batches are inflated on the way");
     assert!(matches!(subscription.next_batch(PATIENCE), Err(ClientError::Batch(_))));
     let goodbye = subscription.next_batch(PATIENCE).unwrap_err();
     assert!(matches!(goodbye, ClientError::GoAway { status: Status::ShuttingDown, .. }));
+    peer.join().unwrap();
+}
+
+#[test]
+fn damaged_range_ends_a_subscription_and_says_where_to_go_on() {
+    let (address, peer) = serve(|listener| {
+        let _asked = Peer::greet(&listener, Granted::default());
+        for (status, named) in [(Status::Corrupt, 0), (Status::OffsetOutOfRange, partition(0).0)] {
+            let mut peer = Peer::greet(&listener, Granted::default());
+            let asked = peer.next().unwrap();
+            peer.send(&fake::subscribed(asked.correlation, asked.subject, &[(partition(0), 1)]));
+            let batch = fake::placed_batch(partition(0), 1, &[b"a"]);
+            peer.send(&fake::delivery(asked.subject, partition(0), &batch));
+            peer.send(&fake::subscription_ended(status, named, (2, 9)));
+        }
+    });
+    let client = connect(address);
+    let end_of = || {
+        let mut subscription = client.subscribe("orders", SubscribeOptions::default()).unwrap();
+        assert!(subscription.next_batch(PATIENCE).unwrap().is_some(), "what came before is given out");
+        subscription.next_batch(PATIENCE).unwrap_err()
+    };
+    let (rotten, removed) = (end_of(), end_of());
+    let ClientError::Corrupt(damaged) = rotten else { panic!("{rotten:?}") };
+    assert_eq!((damaged.partition, damaged.first, damaged.next), (Some(partition(0)), Offset(2), Offset(9)));
+    assert!(!rotten.is_retryable());
+    let text =
+        "offsets 2 to 8 of partition 0 cannot be read: their stored bytes are damaged; 9 can be read again";
+    assert_eq!(rotten.to_string(), text);
+    let ClientError::OffsetOutOfRange(valid) = removed else { panic!("{removed:?}") };
+    assert_eq!((valid.first, valid.last), (Offset(2), Offset(9)));
     peer.join().unwrap();
 }
 

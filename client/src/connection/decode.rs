@@ -14,8 +14,8 @@ use protocol::{envelope, wire};
 
 use super::error::ConnectionError;
 use super::event::{
-    Event, Grants, PartitionDescription, Refusal, Stats, SubscribedPartition, TopicDescription, TopicList,
-    TopicSummary, ValidOffsets,
+    DamagedOffsets, EndReason, Event, Grants, PartitionDescription, Refusal, Stats, SubscribedPartition,
+    TopicDescription, TopicList, TopicSettings, TopicSummary, ValidOffsets,
 };
 
 /// What a frame says; anything but a heartbeat, which says nothing.
@@ -47,7 +47,7 @@ fn decode_push(opcode: Opcode, status: Status, frame: Frame<'_>) -> Result<Event
             })
         }
         Opcode::GoAway => {
-            let message = read_detail(opcode, frame)?.message;
+            let message = read_detail(opcode, status, frame)?.message;
             Ok(Event::GoAway { status, message })
         }
         _ => Err(ConnectionError::UnexpectedFrame(opcode)),
@@ -97,22 +97,24 @@ fn decode_refusal(opcode: Opcode, status: Status, frame: Frame<'_>) -> Result<Ev
     if matches!(opcode, Opcode::Heartbeat | Opcode::GoAway | Opcode::Deliver) {
         return Err(ConnectionError::UnexpectedFrame(opcode));
     }
-    let detail = read_detail(opcode, frame)?;
+    let Detail { message, retry_after_us, valid, damaged } = read_detail(opcode, status, frame)?;
     if opcode == Opcode::Unsubscribe && frame.header.correlation() == CorrelationId(0) {
         // Nobody asked: the broker ends the subscription by itself.
         let subscription = SubscriptionId(frame.header.subject.get());
-        return Ok(Event::SubscriptionEnded { subscription, status });
+        let reason = EndReason { status, detail: message, valid, damaged };
+        return Ok(Event::SubscriptionEnded { subscription, reason });
     }
     // A refused produce carries no envelope; its hint stands in the subject.
     let is_hinted = opcode == Opcode::Produce && status.is_retryable();
-    let retry_after_us = if is_hinted { frame.header.subject.get() } else { detail.retry_after_us };
+    let retry_after_us = if is_hinted { frame.header.subject.get() } else { retry_after_us };
     Ok(Event::Refused(Refusal {
         correlation: frame.header.correlation(),
         opcode,
         status,
         retry_after_us,
-        detail: detail.message,
-        valid: if status == Status::OffsetOutOfRange { detail.valid } else { None },
+        detail: message,
+        valid,
+        damaged,
     }))
 }
 
@@ -121,10 +123,13 @@ fn decode_refusal(opcode: Opcode, status: Status, frame: Frame<'_>) -> Result<Ev
 struct Detail {
     message: Option<String>,
     retry_after_us: u64,
+    /// With `OffsetOutOfRange`.
     valid: Option<ValidOffsets>,
+    /// With `Corrupt`.
+    damaged: Option<DamagedOffsets>,
 }
 
-fn read_detail(opcode: Opcode, frame: Frame<'_>) -> Result<Detail, ConnectionError> {
+fn read_detail(opcode: Opcode, status: Status, frame: Frame<'_>) -> Result<Detail, ConnectionError> {
     if !frame.payload.is_empty() {
         return Err(ConnectionError::Content(opcode));
     }
@@ -132,10 +137,21 @@ fn read_detail(opcode: Opcode, frame: Frame<'_>) -> Result<Detail, ConnectionErr
         return Ok(Detail::default());
     }
     let detail = read::<wire::ErrorDetail<'_>>(opcode, frame)?;
+    let (first, last) = (Offset(detail.first_valid()), Offset(detail.last_valid()));
+    let partition = match detail.partition() {
+        // What a fetch asks for is its subject.
+        0 if opcode == Opcode::Fetch => Some(Handle(frame.header.subject.get())),
+        0 => None,
+        handle => Some(Handle(handle)),
+    };
+    let is_outside = status == Status::OffsetOutOfRange;
+    // A range that does not go on is no range: whoever follows it would not move.
+    let is_damaged = status == Status::Corrupt && first < last;
     Ok(Detail {
         message: detail.message().map(|text| text.chars().take(ERROR_MESSAGE_BYTES_MAX).collect()),
         retry_after_us: detail.retry_after_us(),
-        valid: Some(ValidOffsets { first: Offset(detail.first_valid()), last: Offset(detail.last_valid()) }),
+        valid: is_outside.then_some(ValidOffsets { partition, first, last }),
+        damaged: is_damaged.then_some(DamagedOffsets { partition, first, next: last }),
     })
 }
 
@@ -208,6 +224,17 @@ fn topic_description(opcode: Opcode, frame: Frame<'_>) -> Result<TopicDescriptio
         ack_class: topic.ack_class(),
         created_ms: topic.created_ms(),
         partitions,
+        settings: topic_settings(topic.settings()),
+    })
+}
+
+fn topic_settings(settings: Option<wire::TopicSettings<'_>>) -> TopicSettings {
+    settings.map_or_else(TopicSettings::default, |settings| TopicSettings {
+        retention_ms: settings.retention_ms(),
+        retention_bytes: settings.retention_bytes(),
+        segment_bytes: settings.segment_bytes(),
+        segment_ms: settings.segment_ms(),
+        compact: settings.compact(),
     })
 }
 
@@ -220,6 +247,7 @@ fn topic_list(frame: Frame<'_>) -> Result<TopicList, ConnectionError> {
             name: topic.name().to_owned(),
             partition_count: topic.partition_count(),
             ack_class: topic.ack_class(),
+            settings: topic_settings(topic.settings()),
         })
         .collect();
     if topics.is_empty() && list.more() {
@@ -268,5 +296,18 @@ fn stats(frame: Frame<'_>) -> Result<Stats, ConnectionError> {
         commit_ns_total: stats.commit_ns_total(),
         durability: stats.durability().map(str::to_owned),
         waiting: stats.waiting().map(str::to_owned),
+        tail_bytes: stats.tail_bytes(),
+        segment_count: stats.segment_count(),
+        segment_bytes: stats.segment_bytes(),
+        segment_allocated_bytes: stats.segment_allocated_bytes(),
+        written_behind_bytes: stats.written_behind_bytes(),
+        checkpoints: stats.checkpoints(),
+        snapshot_sequence: stats.snapshot_sequence(),
+        cold_reads: stats.cold_reads(),
+        cold_read_bytes: stats.cold_read_bytes(),
+        corrupt_ranges: stats.corrupt_ranges(),
+        compactions: stats.compactions(),
+        trimmed_segments: stats.trimmed_segments(),
+        removed_files: stats.removed_files(),
     })
 }

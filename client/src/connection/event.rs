@@ -56,12 +56,12 @@ pub enum Event<'a> {
         /// The subscription that ended.
         subscription: SubscriptionId,
     },
-    /// The broker ended a subscription, because its topic is gone: no deliveries will follow.
+    /// The broker ended a subscription: no deliveries will follow.
     SubscriptionEnded {
         /// The subscription that ended.
         subscription: SubscriptionId,
         /// Why.
-        status: Status,
+        reason: EndReason,
     },
     /// Batches of one partition, not yet checked: see `delivered::DeliveredBatches`.
     Delivered {
@@ -168,15 +168,58 @@ pub struct Refusal {
     pub detail: Option<String>,
     /// With `OffsetOutOfRange`: what would have been in range.
     pub valid: Option<ValidOffsets>,
+    /// With `Corrupt`: what cannot be read.
+    pub damaged: Option<DamagedOffsets>,
+}
+
+/// Why the broker ended a subscription: its topic is gone, its next record was removed, or cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndReason {
+    /// In one code.
+    pub status: Status,
+    /// In words, if the broker gave any.
+    pub detail: Option<String>,
+    /// With `OffsetOutOfRange`: what the partition has now.
+    pub valid: Option<ValidOffsets>,
+    /// With `Corrupt`: what cannot be read.
+    pub damaged: Option<DamagedOffsets>,
 }
 
 /// The offsets that a partition has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValidOffsets {
+    /// The partition, if the broker named it.
+    pub partition: Option<Handle>,
     /// The first.
     pub first: Offset,
     /// The last that a subscription may start at.
     pub last: Offset,
+}
+
+/// Offsets whose stored bytes are damaged: from `first` to the one before `next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DamagedOffsets {
+    /// The partition, if the broker named it.
+    pub partition: Option<Handle>,
+    /// The first that cannot be read.
+    pub first: Offset,
+    /// The first behind them that can be read: a subscription may start there.
+    pub next: Offset,
+}
+
+/// What a topic keeps, and how. 0 is no limit, or the broker's own choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// Records older than this may be removed, in milliseconds.
+    pub retention_ms: u64,
+    /// Bytes of batches that each partition keeps at least; what is older may be removed.
+    pub retention_bytes: u64,
+    /// Length of a segment file: what is removed is removed by the segment.
+    pub segment_bytes: u64,
+    /// Age at which a segment is closed although it is not full, in milliseconds.
+    pub segment_ms: u64,
+    /// Whether only the last record of each key is kept.
+    pub compact: bool,
 }
 
 /// A topic and its partitions.
@@ -190,6 +233,8 @@ pub struct TopicDescription {
     pub created_ms: u64,
     /// In the order of their numbers, from 0; at least one.
     pub partitions: Vec<PartitionDescription>,
+    /// What it keeps, and how.
+    pub settings: TopicSettings,
 }
 
 /// A partition as the broker describes it.
@@ -225,6 +270,8 @@ pub struct TopicSummary {
     pub partition_count: u32,
     /// When produced records are acknowledged.
     pub ack_class: AckClass,
+    /// What it keeps, and how.
+    pub settings: TopicSettings,
 }
 
 /// A partition of a subscription.
@@ -296,4 +343,30 @@ pub struct Stats {
     pub durability: Option<String>,
     /// How the shard waits.
     pub waiting: Option<String>,
+    /// Level: memory that holds the ends of partitions.
+    pub tail_bytes: u64,
+    /// Level: segment files.
+    pub segment_count: u64,
+    /// Level: bytes of batches in them.
+    pub segment_bytes: u64,
+    /// Level: bytes that they take on the disk.
+    pub segment_allocated_bytes: u64,
+    /// Bytes written to segments behind the acknowledgements.
+    pub written_behind_bytes: u64,
+    /// Checkpoints made.
+    pub checkpoints: u64,
+    /// Level: number of the newest snapshot.
+    pub snapshot_sequence: u64,
+    /// Reads from segments.
+    pub cold_reads: u64,
+    /// Bytes that they read.
+    pub cold_read_bytes: u64,
+    /// Ranges of offsets found damaged.
+    pub corrupt_ranges: u64,
+    /// Segments rewritten by compaction.
+    pub compactions: u64,
+    /// Segments that retention removed.
+    pub trimmed_segments: u64,
+    /// Files unlinked.
+    pub removed_files: u64,
 }

@@ -27,8 +27,8 @@ use protocol::wire;
 
 pub use error::{ConnectionError, RequestError};
 pub use event::{
-    Event, Grants, PartitionDescription, Refusal, Stats, SubscribedPartition, TopicDescription, TopicList,
-    TopicSummary, ValidOffsets,
+    DamagedOffsets, EndReason, Event, Grants, PartitionDescription, Refusal, Stats, SubscribedPartition,
+    TopicDescription, TopicList, TopicSettings, TopicSummary, ValidOffsets,
 };
 pub use requests::{CreditAmount, FetchRange, Start, SubscribeRequest};
 

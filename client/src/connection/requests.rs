@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 
 use super::Connection;
 use super::error::RequestError;
+use super::event::TopicSettings;
 use crate::limits::CONTROL_BYTES_MAX;
 
 /// Where a subscription starts.
@@ -22,6 +23,8 @@ pub enum Start {
     Earliest,
     /// Behind the last record.
     Latest,
+    /// At the first batch that was appended at this time or later, in milliseconds since 1970.
+    Time(u64),
 }
 
 impl Start {
@@ -30,6 +33,7 @@ impl Start {
             Self::Offset(offset) => (StartFrom::Offset, offset.0),
             Self::Earliest => (StartFrom::Earliest, 0),
             Self::Latest => (StartFrom::Latest, 0),
+            Self::Time(time_ms) => (StartFrom::Time, time_ms),
         }
     }
 }
@@ -68,18 +72,41 @@ pub struct FetchRange {
 }
 
 impl Connection {
-    /// Asks for a new topic.
+    /// Asks for a new topic that keeps what the broker keeps by default.
     ///
     /// # Errors
     /// Any `RequestError` but those of produce and subscribe.
     pub fn create_topic(&mut self, name: &str, partition_count: u32) -> Result<CorrelationId, RequestError> {
+        self.create_topic_with(name, partition_count, &TopicSettings::default())
+    }
+
+    /// Asks for a new topic.
+    ///
+    /// # Errors
+    /// As `create_topic`.
+    pub fn create_topic_with(
+        &mut self,
+        name: &str,
+        partition_count: u32,
+        settings: &TopicSettings,
+    ) -> Result<CorrelationId, RequestError> {
         self.check_other(name)?;
         let header = self.begin(Opcode::CreateTopic, 0);
         self.transmit.push_envelope(header, |builder| {
             let name = builder.create_string(name);
+            let has_settings = *settings != TopicSettings::default();
+            let settings = wire::TopicSettingsArgs {
+                retention_ms: settings.retention_ms,
+                retention_bytes: settings.retention_bytes,
+                segment_bytes: settings.segment_bytes,
+                segment_ms: settings.segment_ms,
+                compact: settings.compact,
+            };
+            let settings = has_settings.then(|| wire::TopicSettings::create(builder, &settings));
             let args = wire::CreateTopicRequestArgs {
                 name: Some(name),
                 partition_count,
+                settings,
                 ..wire::CreateTopicRequestArgs::default()
             };
             wire::CreateTopicRequest::create(builder, &args)

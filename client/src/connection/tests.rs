@@ -19,8 +19,12 @@ fn produce(connection: &mut Connection) -> CorrelationId {
 }
 
 fn subscribe(connection: &mut Connection, id: u64) -> CorrelationId {
+    subscribe_from(connection, id, Start::Latest)
+}
+
+fn subscribe_from(connection: &mut Connection, id: u64, start: Start) -> CorrelationId {
     let credit = CreditAmount { records: 10, bytes: 1 << 20 };
-    let request = SubscribeRequest { topic: "orders", partition: Some(2), start: Start::Latest, credit };
+    let request = SubscribeRequest { topic: "orders", partition: Some(2), start, credit };
     connection.subscribe(SubscriptionId(id), &request).unwrap()
 }
 
@@ -181,15 +185,26 @@ fn rare_requests_carry_their_fields() {
     let mut connection = connected(Granted::default());
     connection.create_topic("orders", 8).unwrap();
     connection.delete_topic("old").unwrap();
+    let settings = TopicSettings { retention_bytes: 1 << 40, segment_ms: 7, ..TopicSettings::default() };
     connection.list_topics(Some("m")).unwrap();
     subscribe(&mut connection, 5);
     connection.credit(SubscriptionId(5), CreditAmount { records: 3, bytes: 4 }).unwrap();
     let range = FetchRange { from: Offset(4), to: Offset(9), bytes_max: 1 << 16 };
     connection.fetch(partition(1), range).unwrap();
+    connection.create_topic_with("kept", 2, &settings).unwrap();
+    subscribe_from(&mut connection, 6, Start::Time(1_700_000_000_000));
     let sent = take_sent(&mut connection);
 
     let create = envelope::read::<wire::CreateTopicRequest<'_>>(&sent[0].envelope).unwrap();
     assert_eq!((create.name(), create.partition_count()), ("orders", 8));
+    assert!(create.settings().is_none(), "the broker's own choice is not spelled out");
+    let kept = envelope::read::<wire::CreateTopicRequest<'_>>(&sent[6].envelope).unwrap();
+    let settings = kept.settings().unwrap();
+    assert_eq!((settings.retention_bytes(), settings.segment_ms()), (1 << 40, 7));
+    assert_eq!((settings.retention_ms(), settings.compact()), (0, false));
+    let from_time = envelope::read::<wire::SubscribeRequest<'_>>(&sent[7].envelope).unwrap();
+    let start = (from_time.start_from(), from_time.start_value());
+    assert_eq!(start, (wire::StartFrom::Time, 1_700_000_000_000));
     let delete = envelope::read::<wire::TopicRequest<'_>>(&sent[1].envelope).unwrap();
     assert_eq!((sent[1].opcode, delete.name()), (Opcode::DeleteTopic, "old"));
     let list = envelope::read::<wire::ListTopicsRequest<'_>>(&sent[2].envelope).unwrap();
@@ -214,6 +229,8 @@ fn rare_answers_become_their_events() {
     assert_eq!((topic.name.as_str(), topic.created_ms, topic.partitions.len()), ("orders", 77, 2));
     assert_eq!(topic.partitions[1].handle, partition(1));
     assert_eq!(topic.partitions[1].end_offset, Offset(10));
+    let settings = TopicSettings { retention_ms: 1_000, compact: true, ..TopicSettings::default() };
+    assert_eq!(topic.settings, settings);
 
     let deleted = FrameHeader::answer(Opcode::DeleteTopic, Status::Ok, delete, 0);
     connection.on_bytes(0, &fake::bare(deleted)).unwrap();
@@ -222,6 +239,7 @@ fn rare_answers_become_their_events() {
     let Some(Event::Topics { topics, .. }) = connection.next_event() else { panic!("no topics") };
     assert!(topics.more);
     assert_eq!((topics.topics[1].name.as_str(), topics.topics[1].partition_count), ("b", 4));
+    assert_eq!(topics.topics[1].settings, TopicSettings::default());
 }
 
 #[test]
@@ -262,11 +280,33 @@ fn broker_may_end_a_subscription_by_itself() {
     hear(&mut connection, &fake::subscribed(correlation, 5, &[(partition(0), 0)]));
     let ended = FrameHeader::answer(Opcode::Unsubscribe, Status::UnknownTopic, CorrelationId(0), 5);
     connection.on_bytes(0, &fake::bare(ended)).unwrap();
-    let expected = Event::SubscriptionEnded { subscription: SubscriptionId(5), status: Status::UnknownTopic };
+    let reason = EndReason { status: Status::UnknownTopic, detail: None, valid: None, damaged: None };
+    let expected = Event::SubscriptionEnded { subscription: SubscriptionId(5), reason };
     assert_eq!(connection.next_event(), Some(expected));
     subscribe(&mut connection, 5);
     let other = FrameHeader::answer(Opcode::Unsubscribe, Status::UnknownTopic, CorrelationId(0), 6);
     assert_eq!(connection.on_bytes(0, &fake::bare(other)), Err(ConnectionError::UnknownSubscription(6)));
+}
+
+#[test]
+fn ended_subscription_names_the_offsets() {
+    let reason_of = |bytes: Vec<u8>| {
+        let mut connection = connected(Granted::default());
+        subscribe(&mut connection, 1);
+        connection.on_bytes(0, &bytes).unwrap();
+        let Some(Event::SubscriptionEnded { reason, .. }) = connection.next_event() else {
+            panic!("not ended")
+        };
+        reason
+    };
+    let removed = reason_of(fake::subscription_ended(Status::OffsetOutOfRange, partition(2).0, (40, 90)));
+    let valid = ValidOffsets { partition: Some(partition(2)), first: Offset(40), last: Offset(90) };
+    assert_eq!((removed.valid, removed.damaged), (Some(valid), None));
+    let damaged = reason_of(fake::subscription_ended(Status::Corrupt, 0, (40, 90)));
+    let range = DamagedOffsets { partition: None, first: Offset(40), next: Offset(90) };
+    assert_eq!((damaged.valid, damaged.damaged), (None, Some(range)));
+    let empty = reason_of(fake::subscription_ended(Status::Corrupt, 0, (40, 40)));
+    assert_eq!(empty.damaged, None, "a range that does not go on is no range");
 }
 
 #[test]
@@ -296,8 +336,18 @@ fn refusals_tell_why_and_when() {
     connection.on_bytes(0, &answer).unwrap();
     let Some(Event::Refused(refusal)) = connection.next_event() else { panic!("no refusal") };
     assert_eq!(refusal.detail.as_deref(), Some("no such offset"));
-    assert_eq!(refusal.valid, Some(ValidOffsets { first: Offset(100), last: Offset(200) }));
+    let valid = ValidOffsets { partition: None, first: Offset(100), last: Offset(200) };
+    assert_eq!(refusal.valid, Some(valid));
     subscribe(&mut connection, 5);
+
+    let range = FetchRange { from: Offset(4), to: Offset(9), bytes_max: 1 << 16 };
+    let fetch = connection.fetch(partition(1), range).unwrap();
+    let mut answer = fake::refused(Opcode::Fetch, Status::Corrupt, fetch, "rotten");
+    answer[24..32].copy_from_slice(&partition(1).0.to_le_bytes());
+    connection.on_bytes(0, &answer).unwrap();
+    let Some(Event::Refused(refusal)) = connection.next_event() else { panic!("no refusal") };
+    let damaged = DamagedOffsets { partition: Some(partition(1)), first: Offset(100), next: Offset(200) };
+    assert_eq!((refusal.valid, refusal.damaged), (None, Some(damaged)));
 
     let credit = connection.credit(SubscriptionId(5), CreditAmount { records: 1, bytes: 1 }).unwrap();
     let answer = fake::refused(Opcode::Credit, Status::CreditOverflow, credit, "too much");

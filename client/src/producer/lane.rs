@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use protocol::batch::{BatchBuilder, BuildError, Record};
+use protocol::batch::{BatchBuilder, BuildError, Compressor, Record};
 use protocol::ids::Handle;
 use protocol::status::Status;
 
@@ -118,10 +118,10 @@ impl Lane {
     }
 
     /// Closes the open batch, which has records, into a frame; `bytes` is an empty buffer for it. Returns the length.
-    pub(super) fn close(&mut self, mut bytes: Vec<u8>) -> usize {
+    pub(super) fn close(&mut self, compressor: &mut Compressor, mut bytes: Vec<u8>) -> usize {
         let record_count = self.builder.record_count() as u32;
         let first = RecordId::new(self.handle.partition(), self.next_record - u64::from(record_count));
-        let length = self.builder.finish_into(&mut bytes);
+        let length = self.builder.finish_compressed_into(compressor, &mut bytes);
         let state = FrameState::Waiting;
         self.frames.push_back(QueuedFrame { bytes, first, record_count, state, refused: None });
         length

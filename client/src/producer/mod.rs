@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use protocol::batch::{BATCH_HEADER_BYTES, Record};
+use protocol::batch::{BATCH_HEADER_BYTES, Compressor, Record};
 use protocol::frame::Opcode;
 use protocol::ids::{CorrelationId, Handle, Offset};
 use protocol::key_hash::partition_of_key;
@@ -40,6 +40,7 @@ pub struct Producer {
     record_bytes_max: usize,
     frame_bytes_max: usize,
     lanes: Vec<Lane>,
+    compressor: Compressor,
     /// Partitions with something to send, each once, in the order of their turns.
     active: VecDeque<u16>,
     /// Frames handed to the connection, in the order of their correlation ids.
@@ -74,6 +75,7 @@ impl Producer {
             record_bytes_max: grants.record_bytes_max as usize,
             frame_bytes_max: grants.frame_bytes_max as usize,
             lanes: partitions.iter().map(|handle| Lane::new(*handle)).collect(),
+            compressor: Compressor::new(options.compression),
             active: VecDeque::new(),
             in_flight: VecDeque::new(),
             in_flight_count: 0,
@@ -258,7 +260,7 @@ impl Producer {
         self.free_bytes -= bytes.capacity();
         let lane = &mut self.lanes[usize::from(number)];
         self.buffered_bytes -= lane.open_bytes();
-        self.buffered_bytes += lane.close(bytes);
+        self.buffered_bytes += lane.close(&mut self.compressor, bytes);
         self.has_closed = true;
         if number == self.sticky {
             self.sticky = (number + 1) % self.lanes.len() as u16;

@@ -2,6 +2,7 @@
 //!
 //! Every record that was pushed gets exactly one outcome, in a result that covers the records of one batch.
 
+use protocol::batch::Compression;
 use protocol::ids::Offset;
 use protocol::limits::RECORDS_PER_BATCH_MAX;
 use protocol::status::Status;
@@ -93,7 +94,7 @@ pub enum PushError {
 /// How a producer collects and sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerOptions {
-    /// A batch is closed before it would be longer. A single record may be.
+    /// A batch is closed before it would be longer, not counting what compressing saves. A single record may be.
     pub batch_bytes_max: usize,
     /// Records of a batch; at most `RECORDS_PER_BATCH_MAX`.
     pub batch_records_max: usize,
@@ -106,6 +107,8 @@ pub struct ProducerOptions {
     pub frames_in_flight_max: usize,
     /// Refusals in a row after which the first refused batch of a partition is given up as `Failed`; `None`: never.
     pub refusals_max: Option<u32>,
+    /// How batches are compressed. One that does not become shorter is sent as it is.
+    pub compression: Compression,
 }
 
 impl Default for ProducerOptions {
@@ -117,6 +120,7 @@ impl Default for ProducerOptions {
             buffer_bytes_max: 32 << 20,
             frames_in_flight_max: 16,
             refusals_max: None,
+            compression: Compression::None,
         }
     }
 }

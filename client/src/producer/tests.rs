@@ -81,7 +81,8 @@ fn one_by_one() -> ProducerOptions {
 fn texts(sent: &[Sent]) -> Vec<String> {
     let text = |sent: &Sent| {
         let batch = Batch::check(&sent.payload).unwrap();
-        let values: Vec<_> = batch.records().map(|record| String::from_utf8_lossy(record.value)).collect();
+        let values: Vec<_> =
+            batch.records().unwrap().map(|record| String::from_utf8_lossy(record.value)).collect();
         format!("{}{}", if sent.resumes { "!" } else { "" }, values.join(" "))
     };
     sent.iter().map(text).collect()

@@ -6,7 +6,10 @@ use flatbuffers::FlatBufferBuilder;
 use zerocopy::little_endian::U32;
 
 use super::view::write_header;
-use super::{BATCH_HEADER_BYTES, BATCH_MAGIC, BATCH_VERSION, BatchHeader, padded, producer_sum};
+use super::{
+    BATCH_HEADER_BYTES, BATCH_MAGIC, BATCH_VERSION, BatchHeader, Compression, Compressor, padded,
+    producer_sum,
+};
 use crate::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX};
 use crate::wire;
 
@@ -77,7 +80,7 @@ impl BatchBuilder {
         self.entries.is_empty()
     }
 
-    /// Upper bound of what `finish_into` would append now, in bytes.
+    /// Upper bound of what `finish_into` or `finish_compressed_into` would append now, in bytes.
     #[must_use]
     pub fn bytes_bound(&self) -> usize {
         bound(self.entries.len(), self.data.len())
@@ -127,51 +130,95 @@ impl BatchBuilder {
     ///
     /// The builder must not be empty.
     pub fn finish_into(&mut self, out: &mut Vec<u8>) -> usize {
+        self.finish(out, |data, out| {
+            out.extend_from_slice(data);
+            Compression::None
+        })
+    }
+
+    /// The same with the data area compressed, if that makes it shorter; else as `finish_into`.
+    ///
+    /// The builder must not be empty.
+    pub fn finish_compressed_into(&mut self, compressor: &mut Compressor, out: &mut Vec<u8>) -> usize {
+        self.finish(out, |data, out| compressor.append(data, out))
+    }
+
+    /// `append` puts the data area behind what is there, and tells how it is compressed.
+    fn finish(
+        &mut self,
+        out: &mut Vec<u8>,
+        append: impl FnOnce(&[u8], &mut Vec<u8>) -> Compression,
+    ) -> usize {
         assert!(!self.entries.is_empty());
-        self.index.reset();
-        let records = self.index.create_vector(&self.entries);
-        let root =
-            wire::RecordIndex::create(&mut self.index, &wire::RecordIndexArgs { records: Some(records) });
-        self.index.finish_minimal(root);
-        let index = self.index.finished_data();
-
-        let start = out.len();
-        let (index_length, data_length) = (padded(index.len()), padded(self.data.len()));
-        let length = BATCH_HEADER_BYTES + index_length + data_length;
-        out.resize(start + BATCH_HEADER_BYTES, 0);
-        out.extend_from_slice(index);
-        out.resize(start + BATCH_HEADER_BYTES + index_length, 0);
-        out.extend_from_slice(&self.data);
-        out.resize(start + length, 0);
-
-        let batch = &mut out[start..];
-        let mut header = BatchHeader {
-            magic: BATCH_MAGIC,
-            version: BATCH_VERSION,
-            batch_length: U32::new(length as u32),
-            index_length: U32::new(index_length as u32),
-            data_length: U32::new(self.data.len() as u32),
-            uncompressed_length: U32::new(self.data.len() as u32),
-            record_count: U32::new(self.entries.len() as u32),
+        let header = BatchHeader {
             created_ms: self.created_ms.into(),
             last_offset_delta: U32::new(self.entries.len() as u32 - 1),
             ..BatchHeader::default()
         };
-        write_header(batch, &header);
-        header.producer_crc = U32::new(producer_sum(batch));
-        write_header(batch, &header);
+        let parts = Parts { header, entries: &self.entries, data: &self.data };
+        let length = parts.write(&mut self.index, out, append);
         self.entries.clear();
         self.data.clear();
         length
     }
 }
 
-fn bound(record_count: usize, data_length: usize) -> usize {
+/// What a batch is made of: a header that lacks only what follows from the others.
+pub(super) struct Parts<'a> {
+    pub(super) header: BatchHeader,
+    pub(super) entries: &'a [wire::RecordEntry],
+    pub(super) data: &'a [u8],
+}
+
+impl Parts<'_> {
+    /// Appends the batch to `out` and returns its length in bytes. `append` puts the data area behind what is there, and
+    /// tells how it is compressed.
+    pub(super) fn write(
+        mut self,
+        index: &mut FlatBufferBuilder<'static>,
+        out: &mut Vec<u8>,
+        append: impl FnOnce(&[u8], &mut Vec<u8>) -> Compression,
+    ) -> usize {
+        index.reset();
+        let records = index.create_vector(self.entries);
+        let root = wire::RecordIndex::create(index, &wire::RecordIndexArgs { records: Some(records) });
+        index.finish_minimal(root);
+        let index = index.finished_data();
+
+        let start = out.len();
+        let index_length = padded(index.len());
+        out.resize(start + BATCH_HEADER_BYTES, 0);
+        out.extend_from_slice(index);
+        let data_start = start + BATCH_HEADER_BYTES + index_length;
+        out.resize(data_start, 0);
+        let compression = append(self.data, out);
+        let data_length = out.len() - data_start;
+        out.resize(data_start + padded(data_length), 0);
+
+        let batch = &mut out[start..];
+        let header = &mut self.header;
+        header.magic = BATCH_MAGIC;
+        header.version = BATCH_VERSION;
+        header.compression = compression as u8;
+        header.batch_length = U32::new(batch.len() as u32);
+        header.index_length = U32::new(index_length as u32);
+        header.data_length = U32::new(data_length as u32);
+        header.uncompressed_length = U32::new(self.data.len() as u32);
+        header.record_count = U32::new(self.entries.len() as u32);
+        write_header(batch, header);
+        header.producer_crc = U32::new(producer_sum(batch));
+        write_header(batch, header);
+        batch.len()
+    }
+}
+
+/// Upper bound of a batch's length when it is not compressed, in bytes.
+pub(super) fn bound(record_count: usize, data_length: usize) -> usize {
     BATCH_HEADER_BYTES + INDEX_OVERHEAD_BYTES + record_count * INDEX_ENTRY_BYTES + padded(data_length)
 }
 
 /// Difference in milliseconds, clamped to what the index can hold (24 days either way).
-fn time_delta(time_ms: u64, base_ms: u64) -> i32 {
+pub(super) fn time_delta(time_ms: u64, base_ms: u64) -> i32 {
     let delta = i128::from(time_ms) - i128::from(base_ms);
     delta.clamp(i128::from(i32::MIN), i128::from(i32::MAX)) as i32
 }

@@ -9,13 +9,20 @@
 //! 128 record index (FlatBuffers, padded to 8) | data area (padded to 8)
 //! ```
 //!
+//! The data area may be compressed; the index is not, and its positions are those of the inflated area.
 //! The producer CRC covers bytes 0..76 and 128..; the broker CRC covers the partition's handle and bytes 76..124.
 
 mod builder;
+mod compress;
+mod records;
+mod sparse;
 mod view;
 
 pub use builder::{BatchBuilder, BuildError, Record};
-pub use view::{Batch, Headers, RecordView};
+pub use compress::{Compressor, Inflater};
+pub use records::{Headers, RecordView, Records};
+pub use sparse::SparseBuilder;
+pub use view::Batch;
 
 use zerocopy::little_endian::{I32, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -45,22 +52,40 @@ const PRODUCER_CRC_RANGE: std::ops::Range<usize> = 0..76;
 pub enum Encoding {
     /// Offset deltas 0, 1, 2, ...; records lie one after another.
     Plain = 0,
-    /// Gathered by the broker: each record has its own offset delta, and there may be gaps. Not built yet.
+    /// Gathered by the broker from what is left of a batch: offset deltas grow, with gaps before, between and behind
+    /// the records. Never sent by a producer, never compressed.
     Sparse = 1,
     /// A foreign format carried as it came. Not built yet.
     Foreign = 2,
 }
 
+impl Encoding {
+    /// The one of a number, or `None` for one that is not built.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::Plain, Self::Sparse].into_iter().find(|encoding| *encoding as u8 == code)
+    }
+}
+
 /// How the data area is compressed, by the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Compression {
     /// Not at all.
+    #[default]
     None = 0,
-    /// LZ4 frame. Not built yet.
+    /// One LZ4 block, without a length in front.
     Lz4 = 1,
-    /// Zstandard. Not built yet.
+    /// One Zstandard frame.
     Zstd = 2,
+}
+
+impl Compression {
+    /// The one of a number, or `None` for one that this version does not know.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Self::None, Self::Lz4, Self::Zstd].into_iter().find(|compression| *compression as u8 == code)
+    }
 }
 
 /// The fixed header of a batch, as it is sent and stored. Times are milliseconds since 1970-01-01 UTC, 0 = none.
@@ -101,11 +126,11 @@ pub struct BatchHeader {
     pub deliver_at_ms: U64,
     /// Not to be delivered after. Drawn, not built yet.
     pub expires_at_ms: U64,
-    /// Offset delta of the last record.
+    /// Offset delta of the last record; in a sparse batch of the last offset that it covers, kept or not.
     pub last_offset_delta: U32,
     /// CRC-32C of bytes 0..76 and 128.. of the batch.
     pub producer_crc: U32,
-    /// Offset of the first record; filled in by the broker.
+    /// Offset of the first record, in a sparse batch the first that it covers; filled in by the broker.
     pub base_offset: U64,
     /// When the broker appended it, never less than that of the batch before; filled in by the broker.
     pub appended_ms: U64,
@@ -160,6 +185,9 @@ pub enum BatchError {
     /// The index does not verify, has another count, or its entries lie.
     #[error("record index lies")]
     Index,
+    /// The data area does not inflate to the length that the header gives.
+    #[error("data area does not inflate to what the header says")]
+    Inflation,
     /// A record is over `RECORD_BYTES_MAX`.
     #[error("a record is longer than the limit")]
     RecordTooLarge,
@@ -173,7 +201,9 @@ impl BatchError {
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            Self::Truncated | Self::Magic | Self::Lengths | Self::Index => Status::InvalidBatch,
+            Self::Truncated | Self::Magic | Self::Lengths | Self::Index | Self::Inflation => {
+                Status::InvalidBatch
+            }
             Self::Checksum => Status::CorruptBatch,
             Self::Misplaced => Status::Corrupt,
             Self::RecordTooLarge => Status::RecordTooLarge,
@@ -226,7 +256,17 @@ impl BatchHeader {
         Offset(self.base_offset.get())
     }
 
-    /// The offset behind the last record.
+    /// The broker's fields, for a batch that takes the place of this one.
+    #[must_use]
+    pub fn broker_fields(&self) -> BrokerFields {
+        BrokerFields {
+            base_offset: self.base_offset(),
+            appended_ms: self.appended_ms.get(),
+            log_epoch: self.log_epoch.get(),
+        }
+    }
+
+    /// The offset behind the last record, or behind the last offset that a sparse batch covers.
     #[must_use]
     pub fn next_offset(&self) -> Offset {
         self.base_offset().plus(u64::from(self.last_offset_delta.get()) + 1)

@@ -1,15 +1,16 @@
 //! Reading a batch: one check of everything, then views without copies.
 //!
 //! `Batch::check` trusts nothing. What it accepts can be stored and delivered: its lengths add up, its checksum
-//! matches, and every record that the index names lies inside the data area.
+//! matches, and every record that the index names lies inside the data area. It inflates nothing: whether a compressed
+//! data area is what its header says is found out by who reads the records.
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, Encoding, IndexEntry, padded, producer_sum,
+    BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, Encoding, IndexEntry, Inflater, Records,
+    padded, producer_sum,
 };
-use crate::ids::Offset;
-use crate::limits::{RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX};
+use crate::limits::{INFLATED_BATCH_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX};
 use crate::wire;
 
 /// A checked batch.
@@ -18,11 +19,27 @@ pub struct Batch<'a> {
     bytes: &'a [u8],
     header: &'a BatchHeader,
     entries: &'a [IndexEntry],
+    /// As it is stored.
     data: &'a [u8],
+    encoding: Encoding,
+    compression: Compression,
 }
 
 impl<'a> Batch<'a> {
-    /// Checks the batch at the start of `bytes`, which may be followed by others.
+    /// Checks a batch that a producer sent: as `check`, and it must not be sparse.
+    ///
+    /// # Errors
+    /// As `check`; `Unsupported` for a sparse batch.
+    pub fn check_produced(bytes: &'a [u8]) -> Result<Self, BatchError> {
+        let batch = Self::check(bytes)?;
+        if batch.encoding == Encoding::Plain {
+            Ok(batch)
+        } else {
+            Err(BatchError::Unsupported("an encoding other than plain"))
+        }
+    }
+
+    /// Checks the stored or delivered batch at the start of `bytes`, which may be followed by others.
     ///
     /// # Errors
     /// The first fact that does not hold. Fields that are drawn and not built give `Unsupported`.
@@ -33,10 +50,21 @@ impl<'a> Batch<'a> {
         if header.producer_crc.get() != producer_sum(bytes) {
             return Err(BatchError::Checksum);
         }
-        check_supported(header)?;
-        let entries = read_index(header, index)?;
-        check_entries(entries, header.uncompressed_length.get())?;
-        Ok(Self { bytes, header, entries, data })
+        let (encoding, compression) = check_supported(header)?;
+        check_inflated_length(header, compression)?;
+        let entries = read_index(header, encoding, index)?;
+        let data_length = header.uncompressed_length.get();
+        if encoding == Encoding::Sparse {
+            let mut least = 0;
+            check_entries(entries, data_length, |_, delta| {
+                let grows = u64::from(delta) >= least;
+                least = u64::from(delta) + 1;
+                grows
+            })?;
+        } else {
+            check_entries(entries, data_length, |n, delta| delta as usize == n)?;
+        }
+        Ok(Self { bytes, header, entries, data, encoding, compression })
     }
 
     /// The whole batch, header included.
@@ -57,69 +85,45 @@ impl<'a> Batch<'a> {
         self.entries.len()
     }
 
-    /// Record `n` in O(1), or `None` behind the last.
+    /// How its offsets are laid out: plain or sparse.
     #[must_use]
-    pub fn record(&self, n: usize) -> Option<RecordView<'a>> {
-        let entry = self.entries.get(n)?;
-        let start = entry.position.get() as usize;
-        let end = self.entries.get(n + 1).map_or(self.data.len(), |next| next.position.get() as usize);
-        let (key, rest) = self.data[start..end].split_at(entry.key_length.get() as usize);
-        let (headers, value) = rest.split_at(entry.headers_length.get() as usize);
-        Some(RecordView {
-            offset: self.header.base_offset().plus(u64::from(entry.offset_delta.get())),
-            created_ms: self
-                .header
-                .created_ms
-                .get()
-                .saturating_add_signed(i64::from(entry.time_delta_ms.get())),
-            tag_hash: entry.tag_hash.get(),
-            key,
-            headers: Headers(headers),
-            value,
-        })
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
-    /// All records in order.
-    pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
-        let batch = *self;
-        (0..batch.record_count()).map_while(move |n| batch.record(n))
+    /// How the data area is compressed.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        self.compression
     }
-}
 
-/// One record of a batch, without a copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RecordView<'a> {
-    /// Its number in the partition (once the broker has placed the batch).
-    pub offset: Offset,
-    /// When its producer made it, milliseconds since 1970.
-    pub created_ms: u64,
-    /// Hash of its tag, 0 for none.
-    pub tag_hash: u32,
-    /// Key, possibly empty.
-    pub key: &'a [u8],
-    /// Names and values.
-    pub headers: Headers<'a>,
-    /// Value, possibly empty.
-    pub value: &'a [u8],
-}
+    /// Length that the whole batch would have if it were not compressed, at most `INFLATED_BATCH_BYTES_MAX`.
+    #[must_use]
+    pub fn inflated_bytes(&self) -> usize {
+        inflated_bytes(self.header)
+    }
 
-/// The headers of a record: for each, name length `u16`, value length `u32`, name, value.
-///
-/// They are opaque to the broker; iteration ends at the first one that does not fit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Headers<'a>(pub &'a [u8]);
+    /// The records, if they are not compressed; `inflate` reads any batch.
+    #[must_use]
+    pub fn records(&self) -> Option<Records<'a>> {
+        let is_plain = self.compression == Compression::None;
+        is_plain.then(|| Records::new(self.header, self.entries, self.data))
+    }
 
-impl<'a> Iterator for Headers<'a> {
-    type Item = (&'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (lengths, rest) = self.0.split_at_checked(6)?;
-        let name_length = usize::from(u16::from_le_bytes([lengths[0], lengths[1]]));
-        let value_length = u32::from_le_bytes([lengths[2], lengths[3], lengths[4], lengths[5]]) as usize;
-        let (name, rest) = rest.split_at_checked(name_length)?;
-        let (value, rest) = rest.split_at_checked(value_length)?;
-        self.0 = rest;
-        Some((name, value))
+    /// The records, which lie in the inflater if they were compressed, and stay in the batch if not.
+    ///
+    /// # Errors
+    /// `Inflation` when the data area does not inflate to what the header says: nobody looked at it before.
+    pub fn inflate<'b>(&self, inflater: &'b mut Inflater) -> Result<Records<'b>, BatchError>
+    where
+        'a: 'b,
+    {
+        if let Some(records) = self.records() {
+            return Ok(records);
+        }
+        let length = self.header.uncompressed_length.get() as usize;
+        let data = inflater.inflate(self.compression, self.data, length)?;
+        Ok(Records::new(self.header, self.entries, data))
     }
 }
 
@@ -141,11 +145,38 @@ fn check_lengths<'a>(header: &BatchHeader, bytes: &'a [u8]) -> Result<(&'a [u8],
     Ok((index, data))
 }
 
-/// Refuses what is drawn in the format and not built yet; nothing is ignored.
-fn check_supported(header: &BatchHeader) -> Result<(), BatchError> {
+/// Length of the batch with its data area inflated.
+fn inflated_bytes(header: &BatchHeader) -> usize {
+    let data_length = padded(header.uncompressed_length.get() as usize);
+    BATCH_HEADER_BYTES + header.index_length.get() as usize + data_length
+}
+
+/// Nothing inflates to more than a batch may hold, and what is not compressed has one length only.
+fn check_inflated_length(header: &BatchHeader, compression: Compression) -> Result<(), BatchError> {
+    let is_as_stored = header.uncompressed_length.get() == header.data_length.get();
+    if compression == Compression::None && !is_as_stored || inflated_bytes(header) > INFLATED_BATCH_BYTES_MAX
+    {
+        return Err(BatchError::Lengths);
+    }
+    Ok(())
+}
+
+/// Refuses what is drawn in the format and not built yet; nothing is ignored. Gives what is there.
+fn check_supported(header: &BatchHeader) -> Result<(Encoding, Compression), BatchError> {
+    let encoding = Encoding::from_code(header.encoding);
+    let compression = Compression::from_code(header.compression);
+    let (Some(encoding), Some(compression)) = (encoding, compression) else {
+        let is_encoding = encoding.is_none();
+        let what = if is_encoding {
+            "an encoding other than plain and sparse"
+        } else {
+            "a compression other than LZ4 and Zstandard"
+        };
+        return Err(BatchError::Unsupported(what));
+    };
+    let is_sparse = encoding == Encoding::Sparse;
     let refused = [
-        (header.encoding != Encoding::Plain as u8, "an encoding other than plain"),
-        (header.compression != Compression::None as u8, "compression"),
+        (is_sparse && compression != Compression::None, "compression of a sparse batch"),
         (header.priority != 0, "a priority"),
         (header.attributes.get() != 0, "attributes"),
         (header.producer_id.get() != 0, "a producer id"),
@@ -156,12 +187,15 @@ fn check_supported(header: &BatchHeader) -> Result<(), BatchError> {
     ];
     match refused.into_iter().find(|(is_set, _)| *is_set) {
         Some((_, what)) => Err(BatchError::Unsupported(what)),
-        None if header.uncompressed_length.get() != header.data_length.get() => Err(BatchError::Lengths),
-        None => Ok(()),
+        None => Ok((encoding, compression)),
     }
 }
 
-fn read_index<'a>(header: &BatchHeader, index: &'a [u8]) -> Result<&'a [IndexEntry], BatchError> {
+fn read_index<'a>(
+    header: &BatchHeader,
+    encoding: Encoding,
+    index: &'a [u8],
+) -> Result<&'a [IndexEntry], BatchError> {
     let options = flatbuffers::VerifierOptions {
         max_depth: 2,
         max_tables: 1,
@@ -172,7 +206,13 @@ fn read_index<'a>(header: &BatchHeader, index: &'a [u8]) -> Result<&'a [IndexEnt
         flatbuffers::root_with_opts::<wire::RecordIndex>(&options, index).map_err(|_| BatchError::Index)?;
     let entries = <[IndexEntry]>::ref_from_bytes(root.records().bytes()).map_err(|_| BatchError::Index)?;
     let count_matches = entries.len() == header.record_count.get() as usize;
-    let last_matches = entries.len().checked_sub(1) == Some(header.last_offset_delta.get() as usize);
+    let last_offset_delta = header.last_offset_delta.get();
+    let last_matches = if encoding == Encoding::Sparse {
+        // It may cover more behind its last record.
+        entries.last().is_some_and(|last| last.offset_delta.get() <= last_offset_delta)
+    } else {
+        entries.len().checked_sub(1) == Some(last_offset_delta as usize)
+    };
     if !count_matches || !last_matches || entries.len() > RECORDS_PER_BATCH_MAX {
         return Err(BatchError::Index);
     }
@@ -180,8 +220,12 @@ fn read_index<'a>(header: &BatchHeader, index: &'a [u8]) -> Result<&'a [IndexEnt
 }
 
 /// Every record starts where the one before ended, has room for its key and headers, and the last ends at the
-/// end of the data area. `entries` is not empty.
-fn check_entries(entries: &[IndexEntry], data_length: u32) -> Result<(), BatchError> {
+/// end of the inflated data area. `is_in_place` gets each record's number and offset delta. `entries` is not empty.
+fn check_entries(
+    entries: &[IndexEntry],
+    data_length: u32,
+    mut is_in_place: impl FnMut(usize, u32) -> bool,
+) -> Result<(), BatchError> {
     if entries[0].position.get() != 0 {
         return Err(BatchError::Index);
     }
@@ -189,7 +233,7 @@ fn check_entries(entries: &[IndexEntry], data_length: u32) -> Result<(), BatchEr
         let end = entries.get(n + 1).map_or(data_length, |next| next.position.get());
         let Some(length) = end.checked_sub(entry.position.get()) else { return Err(BatchError::Index) };
         let prefix = u64::from(entry.key_length.get()) + u64::from(entry.headers_length.get());
-        if prefix > u64::from(length) || entry.offset_delta.get() as usize != n || end > data_length {
+        if prefix > u64::from(length) || !is_in_place(n, entry.offset_delta.get()) || end > data_length {
             return Err(BatchError::Index);
         }
         if length as usize > RECORD_BYTES_MAX {

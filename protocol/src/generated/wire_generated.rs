@@ -1409,6 +1409,7 @@ impl<'a> ErrorDetail<'a> {
   pub const VT_RETRY_AFTER_US: ::flatbuffers::VOffsetT = 6;
   pub const VT_FIRST_VALID: ::flatbuffers::VOffsetT = 8;
   pub const VT_LAST_VALID: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1420,6 +1421,7 @@ impl<'a> ErrorDetail<'a> {
     args: &'args ErrorDetailArgs<'args>
   ) -> ::flatbuffers::WIPOffset<ErrorDetail<'bldr>> {
     let mut builder = ErrorDetailBuilder::new(_fbb);
+    builder.add_partition(args.partition);
     builder.add_last_valid(args.last_valid);
     builder.add_first_valid(args.first_valid);
     builder.add_retry_after_us(args.retry_after_us);
@@ -1456,6 +1458,13 @@ impl<'a> ErrorDetail<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ErrorDetail::VT_LAST_VALID, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn partition(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ErrorDetail::VT_PARTITION, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ErrorDetail<'_> {
@@ -1468,6 +1477,7 @@ impl ::flatbuffers::Verifiable for ErrorDetail<'_> {
      .visit_field::<u64>("retry_after_us", Self::VT_RETRY_AFTER_US, false)?
      .visit_field::<u64>("first_valid", Self::VT_FIRST_VALID, false)?
      .visit_field::<u64>("last_valid", Self::VT_LAST_VALID, false)?
+     .visit_field::<u64>("partition", Self::VT_PARTITION, false)?
      .finish();
     Ok(())
   }
@@ -1477,6 +1487,7 @@ pub struct ErrorDetailArgs<'a> {
     pub retry_after_us: u64,
     pub first_valid: u64,
     pub last_valid: u64,
+    pub partition: u64,
 }
 impl<'a> Default for ErrorDetailArgs<'a> {
   #[inline]
@@ -1486,6 +1497,7 @@ impl<'a> Default for ErrorDetailArgs<'a> {
       retry_after_us: 0,
       first_valid: 0,
       last_valid: 0,
+      partition: 0,
     }
   }
 }
@@ -1512,6 +1524,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ErrorDetailBuilder<'a, 'b, A>
     self.fbb_.push_slot::<u64>(ErrorDetail::VT_LAST_VALID, last_valid, 0);
   }
   #[inline]
+  pub fn add_partition(&mut self, partition: u64) {
+    self.fbb_.push_slot::<u64>(ErrorDetail::VT_PARTITION, partition, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ErrorDetailBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ErrorDetailBuilder {
@@ -1533,6 +1549,171 @@ impl ::core::fmt::Debug for ErrorDetail<'_> {
       ds.field("retry_after_us", &self.retry_after_us());
       ds.field("first_valid", &self.first_valid());
       ds.field("last_valid", &self.last_valid());
+      ds.field("partition", &self.partition());
+      ds.finish()
+  }
+}
+pub enum TopicSettingsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct TopicSettings<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TopicSettings<'a> {
+  type Inner = TopicSettings<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TopicSettings<'a> {
+  pub const VT_RETENTION_MS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_RETENTION_BYTES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SEGMENT_BYTES: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SEGMENT_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_COMPACT: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TopicSettings { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TopicSettingsArgs
+  ) -> ::flatbuffers::WIPOffset<TopicSettings<'bldr>> {
+    let mut builder = TopicSettingsBuilder::new(_fbb);
+    builder.add_segment_ms(args.segment_ms);
+    builder.add_segment_bytes(args.segment_bytes);
+    builder.add_retention_bytes(args.retention_bytes);
+    builder.add_retention_ms(args.retention_ms);
+    builder.add_compact(args.compact);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn retention_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TopicSettings::VT_RETENTION_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn retention_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TopicSettings::VT_RETENTION_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn segment_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TopicSettings::VT_SEGMENT_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn segment_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(TopicSettings::VT_SEGMENT_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn compact(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(TopicSettings::VT_COMPACT, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TopicSettings<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("retention_ms", Self::VT_RETENTION_MS, false)?
+     .visit_field::<u64>("retention_bytes", Self::VT_RETENTION_BYTES, false)?
+     .visit_field::<u64>("segment_bytes", Self::VT_SEGMENT_BYTES, false)?
+     .visit_field::<u64>("segment_ms", Self::VT_SEGMENT_MS, false)?
+     .visit_field::<bool>("compact", Self::VT_COMPACT, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TopicSettingsArgs {
+    pub retention_ms: u64,
+    pub retention_bytes: u64,
+    pub segment_bytes: u64,
+    pub segment_ms: u64,
+    pub compact: bool,
+}
+impl<'a> Default for TopicSettingsArgs {
+  #[inline]
+  fn default() -> Self {
+    TopicSettingsArgs {
+      retention_ms: 0,
+      retention_bytes: 0,
+      segment_bytes: 0,
+      segment_ms: 0,
+      compact: false,
+    }
+  }
+}
+
+pub struct TopicSettingsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TopicSettingsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_retention_ms(&mut self, retention_ms: u64) {
+    self.fbb_.push_slot::<u64>(TopicSettings::VT_RETENTION_MS, retention_ms, 0);
+  }
+  #[inline]
+  pub fn add_retention_bytes(&mut self, retention_bytes: u64) {
+    self.fbb_.push_slot::<u64>(TopicSettings::VT_RETENTION_BYTES, retention_bytes, 0);
+  }
+  #[inline]
+  pub fn add_segment_bytes(&mut self, segment_bytes: u64) {
+    self.fbb_.push_slot::<u64>(TopicSettings::VT_SEGMENT_BYTES, segment_bytes, 0);
+  }
+  #[inline]
+  pub fn add_segment_ms(&mut self, segment_ms: u64) {
+    self.fbb_.push_slot::<u64>(TopicSettings::VT_SEGMENT_MS, segment_ms, 0);
+  }
+  #[inline]
+  pub fn add_compact(&mut self, compact: bool) {
+    self.fbb_.push_slot::<bool>(TopicSettings::VT_COMPACT, compact, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TopicSettingsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TopicSettingsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TopicSettings<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TopicSettings<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TopicSettings");
+      ds.field("retention_ms", &self.retention_ms());
+      ds.field("retention_bytes", &self.retention_bytes());
+      ds.field("segment_bytes", &self.segment_bytes());
+      ds.field("segment_ms", &self.segment_ms());
+      ds.field("compact", &self.compact());
       ds.finish()
   }
 }
@@ -1555,6 +1736,7 @@ impl<'a> CreateTopicRequest<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
   pub const VT_PARTITION_COUNT: ::flatbuffers::VOffsetT = 6;
   pub const VT_ACK_CLASS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SETTINGS: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1566,6 +1748,7 @@ impl<'a> CreateTopicRequest<'a> {
     args: &'args CreateTopicRequestArgs<'args>
   ) -> ::flatbuffers::WIPOffset<CreateTopicRequest<'bldr>> {
     let mut builder = CreateTopicRequestBuilder::new(_fbb);
+    if let Some(x) = args.settings { builder.add_settings(x); }
     builder.add_partition_count(args.partition_count);
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_ack_class(args.ack_class);
@@ -1594,6 +1777,13 @@ impl<'a> CreateTopicRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<AckClass>(CreateTopicRequest::VT_ACK_CLASS, Some(AckClass::Durable)).unwrap()}
   }
+  #[inline]
+  pub fn settings(&self) -> Option<TopicSettings<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicSettings>>(CreateTopicRequest::VT_SETTINGS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for CreateTopicRequest<'_> {
@@ -1605,6 +1795,7 @@ impl ::flatbuffers::Verifiable for CreateTopicRequest<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
      .visit_field::<u32>("partition_count", Self::VT_PARTITION_COUNT, false)?
      .visit_field::<AckClass>("ack_class", Self::VT_ACK_CLASS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicSettings>>("settings", Self::VT_SETTINGS, false)?
      .finish();
     Ok(())
   }
@@ -1613,6 +1804,7 @@ pub struct CreateTopicRequestArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub partition_count: u32,
     pub ack_class: AckClass,
+    pub settings: Option<::flatbuffers::WIPOffset<TopicSettings<'a>>>,
 }
 impl<'a> Default for CreateTopicRequestArgs<'a> {
   #[inline]
@@ -1621,6 +1813,7 @@ impl<'a> Default for CreateTopicRequestArgs<'a> {
       name: None, // required field
       partition_count: 1,
       ack_class: AckClass::Durable,
+      settings: None,
     }
   }
 }
@@ -1641,6 +1834,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CreateTopicRequestBuilder<'a,
   #[inline]
   pub fn add_ack_class(&mut self, ack_class: AckClass) {
     self.fbb_.push_slot::<AckClass>(CreateTopicRequest::VT_ACK_CLASS, ack_class, AckClass::Durable);
+  }
+  #[inline]
+  pub fn add_settings(&mut self, settings: ::flatbuffers::WIPOffset<TopicSettings<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicSettings>>(CreateTopicRequest::VT_SETTINGS, settings);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CreateTopicRequestBuilder<'a, 'b, A> {
@@ -1664,6 +1861,7 @@ impl ::core::fmt::Debug for CreateTopicRequest<'_> {
       ds.field("name", &self.name());
       ds.field("partition_count", &self.partition_count());
       ds.field("ack_class", &self.ack_class());
+      ds.field("settings", &self.settings());
       ds.finish()
   }
 }
@@ -1784,6 +1982,7 @@ impl<'a> TopicDescription<'a> {
   pub const VT_ACK_CLASS: ::flatbuffers::VOffsetT = 6;
   pub const VT_CREATED_MS: ::flatbuffers::VOffsetT = 8;
   pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SETTINGS: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1796,6 +1995,7 @@ impl<'a> TopicDescription<'a> {
   ) -> ::flatbuffers::WIPOffset<TopicDescription<'bldr>> {
     let mut builder = TopicDescriptionBuilder::new(_fbb);
     builder.add_created_ms(args.created_ms);
+    if let Some(x) = args.settings { builder.add_settings(x); }
     if let Some(x) = args.partitions { builder.add_partitions(x); }
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_ack_class(args.ack_class);
@@ -1831,6 +2031,13 @@ impl<'a> TopicDescription<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, PartitionDescription>>>(TopicDescription::VT_PARTITIONS, None).unwrap()}
   }
+  #[inline]
+  pub fn settings(&self) -> Option<TopicSettings<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicSettings>>(TopicDescription::VT_SETTINGS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for TopicDescription<'_> {
@@ -1843,6 +2050,7 @@ impl ::flatbuffers::Verifiable for TopicDescription<'_> {
      .visit_field::<AckClass>("ack_class", Self::VT_ACK_CLASS, false)?
      .visit_field::<u64>("created_ms", Self::VT_CREATED_MS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, PartitionDescription>>>("partitions", Self::VT_PARTITIONS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicSettings>>("settings", Self::VT_SETTINGS, false)?
      .finish();
     Ok(())
   }
@@ -1852,6 +2060,7 @@ pub struct TopicDescriptionArgs<'a> {
     pub ack_class: AckClass,
     pub created_ms: u64,
     pub partitions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, PartitionDescription>>>,
+    pub settings: Option<::flatbuffers::WIPOffset<TopicSettings<'a>>>,
 }
 impl<'a> Default for TopicDescriptionArgs<'a> {
   #[inline]
@@ -1861,6 +2070,7 @@ impl<'a> Default for TopicDescriptionArgs<'a> {
       ack_class: AckClass::Durable,
       created_ms: 0,
       partitions: None, // required field
+      settings: None,
     }
   }
 }
@@ -1887,6 +2097,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TopicDescriptionBuilder<'a, '
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TopicDescription::VT_PARTITIONS, partitions);
   }
   #[inline]
+  pub fn add_settings(&mut self, settings: ::flatbuffers::WIPOffset<TopicSettings<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicSettings>>(TopicDescription::VT_SETTINGS, settings);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TopicDescriptionBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     TopicDescriptionBuilder {
@@ -1910,6 +2124,7 @@ impl ::core::fmt::Debug for TopicDescription<'_> {
       ds.field("ack_class", &self.ack_class());
       ds.field("created_ms", &self.created_ms());
       ds.field("partitions", &self.partitions());
+      ds.field("settings", &self.settings());
       ds.finish()
   }
 }
@@ -2028,6 +2243,7 @@ impl<'a> TopicSummary<'a> {
   pub const VT_NAME: ::flatbuffers::VOffsetT = 4;
   pub const VT_PARTITION_COUNT: ::flatbuffers::VOffsetT = 6;
   pub const VT_ACK_CLASS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SETTINGS: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2039,6 +2255,7 @@ impl<'a> TopicSummary<'a> {
     args: &'args TopicSummaryArgs<'args>
   ) -> ::flatbuffers::WIPOffset<TopicSummary<'bldr>> {
     let mut builder = TopicSummaryBuilder::new(_fbb);
+    if let Some(x) = args.settings { builder.add_settings(x); }
     builder.add_partition_count(args.partition_count);
     if let Some(x) = args.name { builder.add_name(x); }
     builder.add_ack_class(args.ack_class);
@@ -2067,6 +2284,13 @@ impl<'a> TopicSummary<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<AckClass>(TopicSummary::VT_ACK_CLASS, Some(AckClass::Durable)).unwrap()}
   }
+  #[inline]
+  pub fn settings(&self) -> Option<TopicSettings<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<TopicSettings>>(TopicSummary::VT_SETTINGS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for TopicSummary<'_> {
@@ -2078,6 +2302,7 @@ impl ::flatbuffers::Verifiable for TopicSummary<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("name", Self::VT_NAME, true)?
      .visit_field::<u32>("partition_count", Self::VT_PARTITION_COUNT, false)?
      .visit_field::<AckClass>("ack_class", Self::VT_ACK_CLASS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<TopicSettings>>("settings", Self::VT_SETTINGS, false)?
      .finish();
     Ok(())
   }
@@ -2086,6 +2311,7 @@ pub struct TopicSummaryArgs<'a> {
     pub name: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub partition_count: u32,
     pub ack_class: AckClass,
+    pub settings: Option<::flatbuffers::WIPOffset<TopicSettings<'a>>>,
 }
 impl<'a> Default for TopicSummaryArgs<'a> {
   #[inline]
@@ -2094,6 +2320,7 @@ impl<'a> Default for TopicSummaryArgs<'a> {
       name: None, // required field
       partition_count: 0,
       ack_class: AckClass::Durable,
+      settings: None,
     }
   }
 }
@@ -2114,6 +2341,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TopicSummaryBuilder<'a, 'b, A
   #[inline]
   pub fn add_ack_class(&mut self, ack_class: AckClass) {
     self.fbb_.push_slot::<AckClass>(TopicSummary::VT_ACK_CLASS, ack_class, AckClass::Durable);
+  }
+  #[inline]
+  pub fn add_settings(&mut self, settings: ::flatbuffers::WIPOffset<TopicSettings<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<TopicSettings>>(TopicSummary::VT_SETTINGS, settings);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TopicSummaryBuilder<'a, 'b, A> {
@@ -2137,6 +2368,7 @@ impl ::core::fmt::Debug for TopicSummary<'_> {
       ds.field("name", &self.name());
       ds.field("partition_count", &self.partition_count());
       ds.field("ack_class", &self.ack_class());
+      ds.field("settings", &self.settings());
       ds.finish()
   }
 }
@@ -2820,6 +3052,19 @@ impl<'a> StatsResponse<'a> {
   pub const VT_COMMIT_NS_TOTAL: ::flatbuffers::VOffsetT = 54;
   pub const VT_DURABILITY: ::flatbuffers::VOffsetT = 56;
   pub const VT_WAITING: ::flatbuffers::VOffsetT = 58;
+  pub const VT_TAIL_BYTES: ::flatbuffers::VOffsetT = 60;
+  pub const VT_SEGMENT_COUNT: ::flatbuffers::VOffsetT = 62;
+  pub const VT_SEGMENT_BYTES: ::flatbuffers::VOffsetT = 64;
+  pub const VT_SEGMENT_ALLOCATED_BYTES: ::flatbuffers::VOffsetT = 66;
+  pub const VT_WRITTEN_BEHIND_BYTES: ::flatbuffers::VOffsetT = 68;
+  pub const VT_CHECKPOINTS: ::flatbuffers::VOffsetT = 70;
+  pub const VT_SNAPSHOT_SEQUENCE: ::flatbuffers::VOffsetT = 72;
+  pub const VT_COLD_READS: ::flatbuffers::VOffsetT = 74;
+  pub const VT_COLD_READ_BYTES: ::flatbuffers::VOffsetT = 76;
+  pub const VT_CORRUPT_RANGES: ::flatbuffers::VOffsetT = 78;
+  pub const VT_COMPACTIONS: ::flatbuffers::VOffsetT = 80;
+  pub const VT_TRIMMED_SEGMENTS: ::flatbuffers::VOffsetT = 82;
+  pub const VT_REMOVED_FILES: ::flatbuffers::VOffsetT = 84;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2831,6 +3076,19 @@ impl<'a> StatsResponse<'a> {
     args: &'args StatsResponseArgs<'args>
   ) -> ::flatbuffers::WIPOffset<StatsResponse<'bldr>> {
     let mut builder = StatsResponseBuilder::new(_fbb);
+    builder.add_removed_files(args.removed_files);
+    builder.add_trimmed_segments(args.trimmed_segments);
+    builder.add_compactions(args.compactions);
+    builder.add_corrupt_ranges(args.corrupt_ranges);
+    builder.add_cold_read_bytes(args.cold_read_bytes);
+    builder.add_cold_reads(args.cold_reads);
+    builder.add_snapshot_sequence(args.snapshot_sequence);
+    builder.add_checkpoints(args.checkpoints);
+    builder.add_written_behind_bytes(args.written_behind_bytes);
+    builder.add_segment_allocated_bytes(args.segment_allocated_bytes);
+    builder.add_segment_bytes(args.segment_bytes);
+    builder.add_segment_count(args.segment_count);
+    builder.add_tail_bytes(args.tail_bytes);
     builder.add_commit_ns_total(args.commit_ns_total);
     builder.add_turns(args.turns);
     builder.add_flushes(args.flushes);
@@ -3059,6 +3317,97 @@ impl<'a> StatsResponse<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(StatsResponse::VT_WAITING, None)}
   }
+  #[inline]
+  pub fn tail_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_TAIL_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn segment_count(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_SEGMENT_COUNT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn segment_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_SEGMENT_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn segment_allocated_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_SEGMENT_ALLOCATED_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn written_behind_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_WRITTEN_BEHIND_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn checkpoints(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_CHECKPOINTS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn snapshot_sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_SNAPSHOT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cold_reads(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_COLD_READS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn cold_read_bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_COLD_READ_BYTES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn corrupt_ranges(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_CORRUPT_RANGES, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn compactions(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_COMPACTIONS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn trimmed_segments(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_TRIMMED_SEGMENTS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn removed_files(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(StatsResponse::VT_REMOVED_FILES, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for StatsResponse<'_> {
@@ -3095,6 +3444,19 @@ impl ::flatbuffers::Verifiable for StatsResponse<'_> {
      .visit_field::<u64>("commit_ns_total", Self::VT_COMMIT_NS_TOTAL, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("durability", Self::VT_DURABILITY, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("waiting", Self::VT_WAITING, false)?
+     .visit_field::<u64>("tail_bytes", Self::VT_TAIL_BYTES, false)?
+     .visit_field::<u64>("segment_count", Self::VT_SEGMENT_COUNT, false)?
+     .visit_field::<u64>("segment_bytes", Self::VT_SEGMENT_BYTES, false)?
+     .visit_field::<u64>("segment_allocated_bytes", Self::VT_SEGMENT_ALLOCATED_BYTES, false)?
+     .visit_field::<u64>("written_behind_bytes", Self::VT_WRITTEN_BEHIND_BYTES, false)?
+     .visit_field::<u64>("checkpoints", Self::VT_CHECKPOINTS, false)?
+     .visit_field::<u64>("snapshot_sequence", Self::VT_SNAPSHOT_SEQUENCE, false)?
+     .visit_field::<u64>("cold_reads", Self::VT_COLD_READS, false)?
+     .visit_field::<u64>("cold_read_bytes", Self::VT_COLD_READ_BYTES, false)?
+     .visit_field::<u64>("corrupt_ranges", Self::VT_CORRUPT_RANGES, false)?
+     .visit_field::<u64>("compactions", Self::VT_COMPACTIONS, false)?
+     .visit_field::<u64>("trimmed_segments", Self::VT_TRIMMED_SEGMENTS, false)?
+     .visit_field::<u64>("removed_files", Self::VT_REMOVED_FILES, false)?
      .finish();
     Ok(())
   }
@@ -3128,6 +3490,19 @@ pub struct StatsResponseArgs<'a> {
     pub commit_ns_total: u64,
     pub durability: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub waiting: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub tail_bytes: u64,
+    pub segment_count: u64,
+    pub segment_bytes: u64,
+    pub segment_allocated_bytes: u64,
+    pub written_behind_bytes: u64,
+    pub checkpoints: u64,
+    pub snapshot_sequence: u64,
+    pub cold_reads: u64,
+    pub cold_read_bytes: u64,
+    pub corrupt_ranges: u64,
+    pub compactions: u64,
+    pub trimmed_segments: u64,
+    pub removed_files: u64,
 }
 impl<'a> Default for StatsResponseArgs<'a> {
   #[inline]
@@ -3161,6 +3536,19 @@ impl<'a> Default for StatsResponseArgs<'a> {
       commit_ns_total: 0,
       durability: None,
       waiting: None,
+      tail_bytes: 0,
+      segment_count: 0,
+      segment_bytes: 0,
+      segment_allocated_bytes: 0,
+      written_behind_bytes: 0,
+      checkpoints: 0,
+      snapshot_sequence: 0,
+      cold_reads: 0,
+      cold_read_bytes: 0,
+      corrupt_ranges: 0,
+      compactions: 0,
+      trimmed_segments: 0,
+      removed_files: 0,
     }
   }
 }
@@ -3283,6 +3671,58 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StatsResponseBuilder<'a, 'b, 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(StatsResponse::VT_WAITING, waiting);
   }
   #[inline]
+  pub fn add_tail_bytes(&mut self, tail_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_TAIL_BYTES, tail_bytes, 0);
+  }
+  #[inline]
+  pub fn add_segment_count(&mut self, segment_count: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_SEGMENT_COUNT, segment_count, 0);
+  }
+  #[inline]
+  pub fn add_segment_bytes(&mut self, segment_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_SEGMENT_BYTES, segment_bytes, 0);
+  }
+  #[inline]
+  pub fn add_segment_allocated_bytes(&mut self, segment_allocated_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_SEGMENT_ALLOCATED_BYTES, segment_allocated_bytes, 0);
+  }
+  #[inline]
+  pub fn add_written_behind_bytes(&mut self, written_behind_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_WRITTEN_BEHIND_BYTES, written_behind_bytes, 0);
+  }
+  #[inline]
+  pub fn add_checkpoints(&mut self, checkpoints: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_CHECKPOINTS, checkpoints, 0);
+  }
+  #[inline]
+  pub fn add_snapshot_sequence(&mut self, snapshot_sequence: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_SNAPSHOT_SEQUENCE, snapshot_sequence, 0);
+  }
+  #[inline]
+  pub fn add_cold_reads(&mut self, cold_reads: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_COLD_READS, cold_reads, 0);
+  }
+  #[inline]
+  pub fn add_cold_read_bytes(&mut self, cold_read_bytes: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_COLD_READ_BYTES, cold_read_bytes, 0);
+  }
+  #[inline]
+  pub fn add_corrupt_ranges(&mut self, corrupt_ranges: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_CORRUPT_RANGES, corrupt_ranges, 0);
+  }
+  #[inline]
+  pub fn add_compactions(&mut self, compactions: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_COMPACTIONS, compactions, 0);
+  }
+  #[inline]
+  pub fn add_trimmed_segments(&mut self, trimmed_segments: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_TRIMMED_SEGMENTS, trimmed_segments, 0);
+  }
+  #[inline]
+  pub fn add_removed_files(&mut self, removed_files: u64) {
+    self.fbb_.push_slot::<u64>(StatsResponse::VT_REMOVED_FILES, removed_files, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StatsResponseBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     StatsResponseBuilder {
@@ -3328,6 +3768,19 @@ impl ::core::fmt::Debug for StatsResponse<'_> {
       ds.field("commit_ns_total", &self.commit_ns_total());
       ds.field("durability", &self.durability());
       ds.field("waiting", &self.waiting());
+      ds.field("tail_bytes", &self.tail_bytes());
+      ds.field("segment_count", &self.segment_count());
+      ds.field("segment_bytes", &self.segment_bytes());
+      ds.field("segment_allocated_bytes", &self.segment_allocated_bytes());
+      ds.field("written_behind_bytes", &self.written_behind_bytes());
+      ds.field("checkpoints", &self.checkpoints());
+      ds.field("snapshot_sequence", &self.snapshot_sequence());
+      ds.field("cold_reads", &self.cold_reads());
+      ds.field("cold_read_bytes", &self.cold_read_bytes());
+      ds.field("corrupt_ranges", &self.corrupt_ranges());
+      ds.field("compactions", &self.compactions());
+      ds.field("trimmed_segments", &self.trimmed_segments());
+      ds.field("removed_files", &self.removed_files());
       ds.finish()
   }
 }

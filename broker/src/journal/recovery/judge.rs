@@ -31,7 +31,7 @@ impl Evidence {
             return Ok(());
         }
         Err(RecoveryError::Corrupt {
-            file: bad_at.file,
+            file: bad_at.file as u32,
             position: bad_at.position,
             sequence: expected.0,
             durable,
