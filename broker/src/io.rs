@@ -4,6 +4,7 @@
 //! it to a hostile disk and network in tests. Buffers travel with the operation that uses them and come back with
 //! its completion, so that no memory is shared with the kernel behind the shard's back.
 
+use protocol::ids::{Handle, Offset};
 use reactor::memory::{Buffer, SendParts, Slice};
 
 /// The time of one turn of the loop, read once.
@@ -75,6 +76,85 @@ pub type FileHeader = [u8; FILE_HEADER_BYTES];
 /// Length of what a new file's first page begins with; the rest of the page is zeros.
 pub const FILE_HEADER_BYTES: usize = 128;
 
+/// A sealed segment that a compaction reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactSource {
+    /// Its file.
+    pub file: File,
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Offset behind its last record.
+    pub end_offset: Offset,
+    /// Place of its first byte in the partition's log.
+    pub base: u64,
+    /// Bytes of batches.
+    pub bytes: u64,
+    /// It was compacted before: its offsets may have gaps.
+    pub has_gaps: bool,
+}
+
+/// Segments of one partition that are to be rewritten as one, without the records that later ones supersede.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompactJob {
+    /// Whose they are.
+    pub partition: Handle,
+    /// Of the data directory.
+    pub directory_id: u128,
+    /// Where to look for superseding records: segments that follow one another, at least one.
+    pub keys: Vec<CompactSource>,
+    /// What is to be rewritten: segments that follow one another, at least one, and none behind `keys`.
+    pub sources: Vec<CompactSource>,
+    /// Number of the segment that takes their place.
+    pub number: u64,
+    /// Longest batch that may be made.
+    pub batch_bytes_max: usize,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+/// What a compaction has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// It went over so many of the sources, from the first on: those up to `keys_to`.
+    pub source_count: usize,
+    /// Superseding records were looked for up to here: less than was asked for when there are too many keys.
+    pub keys_to: Offset,
+    /// `None`: nothing of them is superseded, and they stay as they are.
+    pub rewritten: Option<Rewritten>,
+}
+
+/// What is left of the sources of a compaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Bytes of batches in the file that takes their place, which is durable; 0: nothing is left, and there is no file.
+    pub bytes: u64,
+    /// When its last batch was appended, milliseconds since 1970.
+    pub last_ms: u64,
+}
+
+/// Why a compaction has done nothing. There is no new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompactError {
+    /// A segment cannot be read.
+    #[error("cannot read {0:?}: {1}")]
+    Read(File, IoError),
+    /// The new file cannot be made.
+    #[error("cannot write the new segment: {0}")]
+    Write(IoError),
+    /// What lies in a segment, at a place in its file, is not what was written there.
+    #[error("{0:?} is damaged at byte {1}")]
+    Damaged(File, u64),
+    /// The keys of the first segment alone are more than may be kept in memory.
+    #[error("one segment has too many keys")]
+    TooManyKeys,
+    /// What is left would be longer than what was there: it was compressed.
+    #[error("what is left is longer without its compression")]
+    NoGain,
+    /// There is no memory to work with.
+    #[error("no memory")]
+    Memory,
+}
+
 /// What the shard asks for. Positions and lengths of files are multiples of `PAGE_BYTES`.
 #[derive(Debug)]
 #[allow(missing_docs, reason = "each variant's sentence names its fields")]
@@ -96,6 +176,9 @@ pub enum Op {
     Remove { file: File },
     /// Make durable every write to any file of the directory that completed before this was issued.
     SyncAll { token: Token },
+    /// Rewrite segments without the records that are superseded; a new file is durable, with its directory entry, on
+    /// completion. Takes long.
+    Compact { token: Token, job: Box<CompactJob> },
     /// Read `bytes` into the start of the buffer.
     Read { token: Token, file: File, position: u64, buffer: Buffer, bytes: usize },
     /// Write the slice.
@@ -122,6 +205,8 @@ pub enum Completion {
     Removed { file: File, result: Result<(), IoError> },
     /// Everything that had been written before is durable.
     AllSynced { token: Token, result: Result<(), IoError> },
+    /// The segments were rewritten, or are as they were.
+    Compacted { token: Token, result: Box<Result<Compacted, CompactError>> },
     /// The bytes asked for lie at the start of the buffer.
     ReadDone { token: Token, buffer: Buffer, result: Result<(), IoError> },
     /// The whole slice was written; durable only as `Sync` says.

@@ -7,11 +7,13 @@
 pub mod bounded;
 pub mod catalog;
 pub mod cli;
+pub mod compact_thread;
 pub mod config;
 pub mod data_dir;
 pub mod durability;
 pub mod event_loop;
 pub mod file_thread;
+pub mod inspect;
 pub mod io;
 pub mod journal;
 pub mod limits;

@@ -12,7 +12,7 @@ pub const PAGE_BYTES: usize = 4096;
 /// uses the same number to tell a torn tail from rot.
 pub const JOURNAL_BLOCKS_IN_FLIGHT_MAX: usize = 4;
 /// Length at which a journal block is closed: one request within what block layers take in one piece.
-pub const JOURNAL_BLOCK_BYTES: usize = 512 << 10;
+pub const JOURNAL_BLOCK_BYTES: usize = 1 << 20;
 /// Longest journal block: the largest frame's batches, headers, padding.
 pub const JOURNAL_BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX + PAGE_BYTES;
 /// Entries in one block: the low 16 bits of an LSN.
@@ -74,7 +74,8 @@ pub const WRITE_BEHIND_BYTES: usize = 1 << 20;
 pub const WRITE_BEHIND_BYTES_WORTHWHILE: u64 = 512 << 10;
 /// Writes of one partition behind its tail that are in flight.
 pub const WRITE_BEHIND_PER_PARTITION_MAX: usize = 4;
-/// Bytes of write-behind in flight while the journal is less than half full, and when it is fuller.
+/// Bytes of write-behind in flight when the journal is a quarter full, or nothing is on its way to it; and when it is
+/// half full, or memory is short. Below that commits have the disk to themselves: a short burst costs one write.
 pub const WRITE_BEHIND_IN_FLIGHT_BYTES: [usize; 2] = [2 << 20, 8 << 20];
 /// Unacknowledged requests for space of one shard; the others wait for their turn.
 pub const ALLOCATIONS_IN_FLIGHT_MAX: usize = 256;
@@ -100,6 +101,24 @@ pub const REMOVALS_IN_FLIGHT_MAX: usize = 64;
 pub const RETENTION_INTERVAL_NS: u64 = 200_000_000;
 /// See `RETENTION_INTERVAL_NS`.
 pub const RETENTION_PER_TURN_MAX: usize = 512;
+/// How often compaction looks for something to do, when nothing is under way.
+pub const COMPACT_INTERVAL_NS: u64 = 200_000_000;
+/// Pause of compaction after a new segment could not be written: the disk is full, most likely.
+pub const COMPACT_RETRY_NS: u64 = 30_000_000_000;
+/// Keys that a compaction keeps in memory, some 40 bytes for each; no segment of a compacted topic gets more records.
+pub const COMPACT_KEYS_MAX: usize = 700_000;
+/// Segments that one compaction takes keys from, or rewrites.
+pub const COMPACT_SOURCES_MAX: usize = 1_024;
+/// Bytes of batches that one compaction takes keys from, or one segment.
+pub const COMPACT_KEYS_BYTES_MAX: u64 = 4 << 30;
+/// Small segments that are worth a compaction, however little they hold.
+pub const COMPACT_SEGMENTS_WORTHWHILE: usize = 8;
+/// One read or write of a compaction.
+pub const COMPACT_IO_BYTES: usize = 1 << 20;
+/// What a compaction reads and writes: about a tenth of a fast device, so that commits beside it are not hurt.
+pub const COMPACT_BYTES_PER_SECOND_MAX: u64 = 64 << 20;
+/// How long a record without a value is kept, so that readers hear of the deletion.
+pub const TOMBSTONE_KEEP_MS: u64 = 24 * 3_600_000;
 
 /// Connections of one shard.
 pub const CONNECTIONS_MAX: usize = 1_024;
@@ -186,5 +205,9 @@ const _: () = assert!(LARGE_ANSWERS_UNSENT_MAX + (COLD_REQUESTS_IN_FLIGHT_MAX as
 const _: () = assert!(GREETING_BYTES_MAX as usize <= RECEIVE_BUFFER_BYTES);
 const _: () = assert!(JOURNAL_BLOCK_BYTES_MAX <= reactor::memory::BUFFER_BYTES_MAX);
 const _: () = assert!(TAIL_CHUNK_BYTES_MIN == PAGE_BYTES);
+// A frame alone has no more records: each has an entry of 24 bytes in its batch's index.
+const _: () = assert!(COMPACT_KEYS_MAX * 24 >= FRAME_BYTES_MAX);
+const _: () =
+    assert!(COMPACT_IO_BYTES.is_multiple_of(PAGE_BYTES) && COMPACT_IO_BYTES >= SEGMENT_FOOTER_BYTES);
 const _: () = assert!(PARTITIONS_MAX >= TOPICS_MAX);
 const _: () = assert!(WINDOW_BYTES_DEFAULT as usize <= JOURNAL_PENDING_BYTES_MAX);

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub flushes: u64,
     /// Segments opened.
     pub segments_opened: u64,
+    /// Segments rewritten by compaction.
+    pub compactions: u64,
     /// Segments dropped by retention.
     pub trimmed_segments: u64,
     /// Files of dropped segments that were removed.

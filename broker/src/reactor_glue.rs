@@ -14,7 +14,9 @@ use std::os::fd::OwnedFd;
 use reactor::{Errno, Event, Operation, Reactor, SocketId, Token as ReactorToken};
 
 use crate::bounded::Slab;
-use crate::io::{Completion, File, FileHeader, IoError, Op, Socket, Token};
+use crate::io::{
+    CompactError, CompactJob, Compacted, Completion, File, FileHeader, IoError, Op, Socket, Token,
+};
 use crate::limits::{CONNECTIONS_MAX, JOURNAL_FILES_MAX, OPERATIONS_MAX};
 
 use self::disk::{Action, DiskOp, InFlight, whole};
@@ -69,6 +71,13 @@ pub enum BlockingRequest {
         /// The shard's name for it.
         token: Token,
     },
+    /// Rewrite segments.
+    Compact {
+        /// The shard's name for it.
+        token: Token,
+        /// Which, and how.
+        job: Box<CompactJob>,
+    },
 }
 
 /// What the file thread is asked for.
@@ -116,6 +125,8 @@ pub enum BlockingAnswer {
     Opened { file: File, result: Result<OwnedFd, IoError> },
     /// All that had been written is durable.
     AllSynced { token: Token, result: Result<(), IoError> },
+    /// The segments were rewritten, or are as they were.
+    Compacted { token: Token, result: Box<Result<Compacted, CompactError>> },
 }
 
 impl Glue {
@@ -186,6 +197,7 @@ impl Glue {
                 return Some(BlockingRequest::File(FileRequest::Remove { file }));
             }
             Op::SyncAll { token } => return Some(BlockingRequest::SyncAll { token }),
+            Op::Compact { token, job } => return Some(BlockingRequest::Compact { token, job }),
         }
         None
     }
@@ -228,6 +240,7 @@ impl Glue {
                 return self.ready.extend(parked.into_iter().map(|op| op.fail(error)));
             }
             BlockingAnswer::AllSynced { token, result } => Completion::AllSynced { token, result },
+            BlockingAnswer::Compacted { token, result } => Completion::Compacted { token, result },
         };
         self.ready.push_back(completion);
     }

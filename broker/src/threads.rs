@@ -1,8 +1,8 @@
 //! The threads of a shard that do what would block its loop, and the way back from them.
 //!
 //! One for each kind of slowness, so that none waits behind another: the preparer writes whole files, the file thread
-//! changes the directory, the sync thread waits for the device. All answer through one bounded channel, which the
-//! loop looks at in every turn, and wake the reactor after each answer.
+//! changes the directory, the sync thread waits for the device, the compaction thread rewrites segments. All answer
+//! through one bounded channel, which the loop looks at in every turn, and wake the reactor after each answer.
 
 use std::io;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use reactor::Waker;
 use reactor::memory::Toucher;
 
+use crate::compact_thread::CompactThread;
 use crate::file_thread::FileThread;
 use crate::preparer::Preparer;
 use crate::reactor_glue::{BlockingAnswer, BlockingRequest};
@@ -27,6 +28,7 @@ pub struct Threads {
     preparer: Preparer,
     file_thread: FileThread,
     sync_thread: SyncThread,
+    compact_thread: CompactThread,
 }
 
 impl Threads {
@@ -41,7 +43,8 @@ impl Threads {
             answers,
             preparer: Preparer::start(directory, outbox.clone())?,
             file_thread: FileThread::start(directory, outbox.clone())?,
-            sync_thread: SyncThread::start(directory, outbox)?,
+            sync_thread: SyncThread::start(directory, outbox.clone())?,
+            compact_thread: CompactThread::start(directory, outbox)?,
         })
     }
 
@@ -51,6 +54,7 @@ impl Threads {
             BlockingRequest::Prepare { file, bytes } => self.preparer.request(file, bytes, waker),
             BlockingRequest::File(request) => self.file_thread.request(request, waker),
             BlockingRequest::SyncAll { token } => self.sync_thread.request(token, waker),
+            BlockingRequest::Compact { token, job } => self.compact_thread.request(token, job, waker),
         }
     }
 

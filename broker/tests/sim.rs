@@ -15,6 +15,8 @@ mod audit;
 mod blocks;
 #[path = "sim/client.rs"]
 mod client;
+#[path = "sim/compaction_stories.rs"]
+mod compaction_stories;
 #[path = "sim/consumer.rs"]
 mod consumer;
 #[path = "sim/crash_stories.rs"]

@@ -87,6 +87,7 @@ impl World {
                     Op::Shrink { .. } => continue,
                     Op::Remove { file } => Completion::Removed { file, result: Ok(()) },
                     Op::SyncAll { token } => Completion::AllSynced { token, result: Ok(()) },
+                    Op::Compact { .. } => unreachable!("no topic is compacted here"),
                     Op::Read { token, buffer, .. } => Completion::ReadDone { token, buffer, result: Ok(()) },
                     Op::Write { token, .. } => Completion::Written { token, result: Ok(()) },
                     Op::Flush { token, .. } => Completion::Flushed { token, result: Ok(()) },

@@ -1,10 +1,12 @@
 //! The command line of `forebay`: `serve`, and a client for people and scripts.
 //!
-//! Results go to stdout, messages to stderr, and the exit code says what became of it. Everything but `serve` talks
-//! to a running broker over the network, through the crate `client`, and nothing else in the broker may use that.
+//! Results go to stdout, messages to stderr, and the exit code says what became of it. Everything but `serve` and
+//! `inspect` talks to a running broker over the network, through the crate `client`, and nothing else in the broker may
+//! use that.
 #![allow(clippy::disallowed_methods, reason = "prints durations to people, outside the core")]
 
 mod consume;
+mod inspect;
 mod produce;
 mod topic;
 mod units;
@@ -20,6 +22,7 @@ use client::connection::TopicDescription;
 use protocol::status::Status;
 
 use consume::ConsumeArgs;
+use inspect::InspectArgs;
 use produce::ProduceArgs;
 use topic::TopicCommand;
 
@@ -42,7 +45,7 @@ const EXIT_CODES: &str = "Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, after_help = EXIT_CODES)]
 struct CommandLine {
-    /// The broker to talk to; `serve` does not use it
+    /// The broker to talk to; `serve` and `inspect` do not use it
     #[arg(
         long,
         global = true,
@@ -70,6 +73,9 @@ enum Command {
     /// Print records, one on each line
     #[command(after_help = EXIT_CODES)]
     Consume(ConsumeArgs),
+    /// Verify a data directory that no broker serves, and repair it
+    #[command(after_help = inspect::EXIT_CODES)]
+    Inspect(InspectArgs),
 }
 
 /// What the operator may say on the command line; the rest is in the config file.
@@ -146,6 +152,7 @@ pub fn main() -> ExitCode {
     let line = CommandLine::parse();
     let outcome = match &line.command {
         Command::Serve(args) => return serve(args),
+        Command::Inspect(args) => return inspect::run(args),
         Command::Topic(command) => topic::run(&line.connect, command),
         Command::Produce(args) => produce::run(&line.connect, args),
         Command::Consume(args) => consume::run(&line.connect, args),

@@ -167,7 +167,7 @@ fn ack_class(class: AckClass) -> String {
 }
 
 /// Rows with their columns aligned to the left, two spaces apart; no space at a line's end.
-fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+pub(super) fn table<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let mut widths = [0; COLUMNS];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

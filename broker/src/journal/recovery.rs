@@ -287,7 +287,8 @@ impl Recovery {
             | Completion::Received { .. }
             | Completion::Sent { .. }
             | Completion::Allocated { .. }
-            | Completion::Removed { .. } => {
+            | Completion::Removed { .. }
+            | Completion::Compacted { .. } => {
                 unreachable!("recovery asks for nothing of the kind, and accepts nobody")
             }
         }

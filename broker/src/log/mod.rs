@@ -9,6 +9,7 @@
 //! Invariant: `written <= issued <= durable <= end`; what is not on disk is in the tail. Write-behind never passes what
 //! the journal has made durable, and a page is written once: whole, or as the last one of a closed segment.
 
+pub mod compact;
 mod index;
 mod segment;
 mod tail;
@@ -376,34 +377,45 @@ impl Log {
             self.segments.pop_front();
         }
         let base = self.segments.front().map_or(self.tail.end(), |first| first.base);
-        if self.written < base {
-            // Only in recovery: what was on disk before is not written again.
-            self.in_flight.clear();
-            self.written = base;
-            self.issued = self.issued.max(base);
-            self.durable = self.durable.max(base);
-        }
+        self.give_up_unwritten(base);
         while self.tail.start() < base && self.tail.evict(base) {}
         removed
     }
 
-    /// Exchanges sealed segments that follow one another for one that holds what is left of their records.
+    /// Exchanges sealed segments that follow one another for one that holds what is left of their records. Gives their
+    /// numbers; none, and nothing is changed, if they are not there. Memory forgets what lies before the next segment:
+    /// its positions are those of before.
     pub fn apply_replace(
         &mut self,
         first: SegmentNumber,
         count: usize,
         by: Option<Segment>,
     ) -> Vec<SegmentNumber> {
-        let Some(at) = self.segments.iter().position(|segment| segment.number == first) else {
-            return Vec::new();
-        };
+        let at = self.segments.iter().position(|segment| segment.number == first);
+        let Some(at) = at.filter(|at| at + count <= self.segments.len()) else { return Vec::new() };
         let replaced = self.segments.range(at..at + count).map(|segment| segment.number).collect();
-        let mut rest = self.segments.split_off(at);
-        drop(rest.drain(..count));
+        let mut behind = self.segments.split_off(at).split_off(count);
+        let next = behind.front().map(|next| (next.base, next.base_offset));
+        let (base, base_offset) = next.unwrap_or((self.tail.end(), Offset(0)));
+        assert!(by.as_ref().is_none_or(|by| by.end <= base));
         self.segments.extend(by);
-        self.segments.append(&mut rest);
+        self.segments.append(&mut behind);
+        self.give_up_unwritten(base);
+        self.tail.forget_before(base, base_offset);
         self.generation = self.generation.wrapping_add(1);
         replaced
+    }
+
+    /// Only in recovery: what was on disk before, and is dropped now, is not written again.
+    fn give_up_unwritten(&mut self, base: Position) {
+        if self.written >= base {
+            return;
+        }
+        self.in_flight.retain(|write| write.end > base);
+        self.written = base;
+        self.issued = self.issued.max(base);
+        self.durable = self.durable.max(base);
+        self.settle_written(|_| {});
     }
 
     /// Everything below has become durable in the journal.
@@ -481,13 +493,18 @@ impl Log {
     }
 
     /// The write that ends at `end` has completed. Calls `on_sealed` for each segment that is sealed by that.
-    pub fn on_written(&mut self, end: Position, file: File, mut on_sealed: impl FnMut(&Segment)) {
+    pub fn on_written(&mut self, end: Position, file: File, on_sealed: impl FnMut(&Segment)) {
         let is_it = |write: &&mut InFlight| {
             let seals = write.seals.map(|number| File::Segment(number.0));
             write.end == end && !write.is_done && seals.is_none_or(|sealed| sealed == file)
         };
         let Some(write) = self.in_flight.iter_mut().find(is_it) else { return };
         write.is_done = true;
+        self.settle_written(on_sealed);
+    }
+
+    /// Takes in the writes that have completed, up to the first that has not.
+    fn settle_written(&mut self, mut on_sealed: impl FnMut(&Segment)) {
         while let Some(first) = self.in_flight.front().copied().filter(|first| first.is_done) {
             self.in_flight.pop_front();
             assert!(self.written <= first.end);

@@ -121,6 +121,17 @@ impl Tail {
         self.end = self.end.page_up();
     }
 
+    /// Forgets all batches before `base`, where a segment begins, with that offset, or everything ends.
+    pub fn forget_before(&mut self, base: Position, base_offset: Offset) {
+        while self.chunks.front().is_some_and(|first| first.end() <= base) {
+            self.chunks.pop_front();
+        }
+        if let Some(first) = self.chunks.front_mut().filter(|first| first.start() < base) {
+            first.data = (base.0 - first.base.0) as usize;
+            first.base_offset = base_offset;
+        }
+    }
+
     /// The position behind everything.
     #[must_use]
     pub fn end(&self) -> Position {

@@ -393,6 +393,11 @@ impl Stream {
         let start = (self.next.0 - from.0) as usize;
         let end = bytes.min((segment.end.0 - from.0) as usize);
         let checked = check_stored(&buffer[start..end], self.expects(segment));
+        if segment.state == SegmentState::Sealed && checked.next_offset > segment.end_offset {
+            // Good, and from elsewhere: where offsets have gaps, only the segment's end tells.
+            self.is_damaged = true;
+            return;
+        }
         let rest_at = start + checked.bytes;
         let window = buffer.freeze(0..end);
         self.keep(window.slice(start..rest_at), checked.next_offset);

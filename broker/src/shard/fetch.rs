@@ -17,7 +17,7 @@ use super::serving::Serving;
 use super::session::OffsetRange;
 use crate::io::Socket;
 use crate::limits::DELIVERY_IN_FLIGHT_BYTES_MAX;
-use crate::log::{Found, ReadLimit, Run, Target};
+use crate::log::{Found, Log, Position, ReadLimit, Run, Target};
 
 /// Parts of one fetch: its header and at most this many runs.
 const FETCH_RUNS_MAX: usize = 16;
@@ -131,7 +131,10 @@ impl Serving {
                             return Collected::Done;
                         }
                     }
-                    Taken::CaughtUp(_) => return Collected::Done,
+                    Taken::CaughtUp(at) => {
+                        runs.take_from_memory(log, at, end);
+                        return Collected::Done;
+                    }
                     // What is there is a whole answer: the client asks for the rest.
                     Taken::Later if runs.bytes > 0 => return Collected::Done,
                     Taken::Later => {
@@ -156,15 +159,8 @@ impl Serving {
             }
         }
         match log.find(Target::Offset(fetch.from)) {
-            Found::Tail(mut at) => {
-                while !runs.is_full()
-                    && let Some(run) = log.tail.read(log.normalize(at), end, runs.limit())
-                {
-                    at = run.next;
-                    if !runs.take(run) {
-                        break;
-                    }
-                }
+            Found::Tail(at) => {
+                runs.take_from_memory(log, at, end);
                 Collected::Done
             }
             Found::Cold { .. } => {
@@ -244,6 +240,21 @@ impl Runs {
         ReadLimit {
             bytes_max: self.bytes_max.saturating_sub(self.bytes),
             records_max: self.to.0.saturating_sub(self.next_offset.0),
+        }
+    }
+
+    /// Goes on with what is in memory from a place on, up to the durable end. Where compaction has left nothing, the
+    /// answer goes over it.
+    fn take_from_memory(&mut self, log: &Log, mut at: Position, end: Offset) {
+        while !self.is_full() {
+            let Some(run) = log.tail.read(log.normalize(at), end, self.limit()) else {
+                self.next_offset = self.next_offset.max(end);
+                return;
+            };
+            at = run.next;
+            if !self.take(run) {
+                return;
+            }
         }
     }
 

@@ -7,12 +7,14 @@
 mod checkpoint;
 mod cold;
 mod commit;
+mod compaction;
 mod connection;
 mod deliver;
 mod dispatch;
 mod fetch;
 mod gates;
 mod memory;
+pub(crate) mod offline;
 mod outbox;
 mod produce;
 mod retention;

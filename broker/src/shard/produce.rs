@@ -86,6 +86,7 @@ impl Serving {
         if self.pool.used_bytes() > self.plan.tails_bytes {
             return Err(Status::Busy);
         }
+        self.bound_records(handle, record_count).map_err(status_of_full)?;
         self.make_room(handle, batches.len() as u64).map_err(status_of_no_room)?;
         self.journal.reserve(EntryKind::Append, batches.len()).map_err(status_of_full)?;
         let Some(partition) = self.state.partitions.get_mut(handle) else { return Err(Status::StaleHandle) };

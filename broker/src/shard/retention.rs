@@ -34,7 +34,7 @@ impl Retention {
 
     /// The wall clock, at most as far ahead as the monotonic clock has gone since the start: a jump ahead deletes
     /// nothing early.
-    fn wall_ms(&self, now: Now) -> u64 {
+    pub(super) fn wall_ms(&self, now: Now) -> u64 {
         let passed_ms = (now.monotonic_ns - self.started.monotonic_ns) / 1_000_000;
         now.wall_ms.min(self.started.wall_ms + passed_ms)
     }

@@ -214,7 +214,7 @@ impl Serving {
             cold_reads: self.cold.reads,
             cold_read_bytes: self.cold.read_bytes,
             corrupt_ranges: self.cold.damaged,
-            compactions: 0,
+            compactions: metrics.compactions,
             trimmed_segments: metrics.trimmed_segments,
             removed_files: metrics.removed_files,
             durability: None,

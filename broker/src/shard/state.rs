@@ -18,6 +18,7 @@ use crate::journal::entry::{
 };
 use crate::journal::recovery::RecoveryError;
 use crate::journal::{BlockSequence, Lsn};
+use crate::limits::PAGE_BYTES;
 use crate::log::{Position, Segment, SegmentNumber, SegmentState, data_bytes_of};
 use crate::partition::{Partition, PartitionTable};
 
@@ -270,8 +271,10 @@ impl State {
         count
     }
 
-    pub(super) fn apply_replace(&mut self, handle: Handle, replaced: &SegmentsReplaced, lsn: Lsn) {
-        let Some(partition) = self.partitions.get_mut(handle) else { return };
+    /// Gives the number of segments that were replaced.
+    pub(super) fn apply_replace(&mut self, handle: Handle, replaced: &SegmentsReplaced, lsn: Lsn) -> usize {
+        let Some(partition) = self.partitions.get_mut(handle) else { return 0 };
+        let bytes = replaced.end.get().saturating_sub(replaced.base.get());
         let successor = (replaced.has_successor.get() == 1).then(|| Segment {
             number: SegmentNumber(replaced.number.get()),
             state: SegmentState::Sealed,
@@ -281,14 +284,22 @@ impl State {
             end: Position(replaced.end.get()),
             opened_ms: replaced.time_ms.get(),
             last_ms: replaced.last_ms.get(),
-            allocated_bytes: replaced.end.get() - replaced.base.get(),
+            allocated_bytes: bytes.next_multiple_of(PAGE_BYTES as u64),
             is_compacted: true,
             index: crate::log::SparseIndex::default(),
         });
         let added = usize::from(successor.is_some());
         let (first, count) = (SegmentNumber(replaced.first.get()), replaced.count.get() as usize);
+        let before = partition.log.bytes();
         let removed = partition.log.apply_replace(first, count, successor);
+        if removed.is_empty() {
+            return 0;
+        }
+        self.next_segment = self.next_segment.max(replaced.number.get() + 1);
+        self.stored_bytes = self.stored_bytes.saturating_sub(before.saturating_sub(partition.log.bytes()));
         self.segment_count = self.segment_count + added - removed.len();
+        let count = removed.len();
         self.removals.extend(removed.into_iter().map(|number| Removal { number, lsn }));
+        count
     }
 }

@@ -21,15 +21,18 @@ pub(super) enum Work {
     SegmentFlush,
     /// A read behind the tails; the value is the stream's index.
     ColdRead,
+    /// A compaction; there is one at a time.
+    Compaction,
 }
 
-const ALL: [Work; 6] = [
+const ALL: [Work; 7] = [
     Work::Journal,
     Work::WriteBehind,
     Work::SnapshotBlock,
     Work::SnapshotHeader,
     Work::SegmentFlush,
     Work::ColdRead,
+    Work::Compaction,
 ];
 
 impl Work {

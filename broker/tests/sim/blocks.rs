@@ -64,6 +64,7 @@ impl BlockWatch {
                 EntryKind::OpenSegment => report.add(Kind::SegmentOpened, 1),
                 EntryKind::CloseSegment => report.add(Kind::SegmentClosed, 1),
                 EntryKind::TrimSegments => report.add(Kind::SegmentsTrimmed, 1),
+                EntryKind::ReplaceSegments => report.add(Kind::SegmentsReplaced, 1),
                 _ => {}
             }
         }

@@ -13,7 +13,10 @@ mod crash;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use broker::io::{Completion, File, FileHeader, IoError, Op, Sync, Token};
+use broker::io::{
+    CompactError, CompactJob, Compacted, Completion, File, FileHeader, IoError, Op, Sync, Token,
+};
+use broker::log::compact::{self, Workspace};
 use rand::RngExt;
 use reactor::memory::{Buffer, Slice};
 
@@ -29,6 +32,7 @@ const READ_NS: Range<u64> = 10_000..100_000;
 const PREPARE_NS: Range<u64> = 1_000_000..8_000_000;
 const ALLOCATE_NS: Range<u64> = 300_000..4_000_000;
 const REMOVE_NS: Range<u64> = 100_000..2_000_000;
+const COMPACT_NS: Range<u64> = 5_000_000..150_000_000;
 /// A slow operation takes so many times longer.
 const SLOW_FACTOR: u64 = 60;
 /// How long a stuck operation takes: long, but less than what any peer waits.
@@ -84,6 +88,7 @@ enum InFlight {
     Prepare { file: File, bytes: usize, fails: bool },
     Allocate { file: File, bytes: usize, header: Option<Box<FileHeader>>, fails: bool },
     Remove { file: File },
+    Compact { token: Token, job: Box<CompactJob>, fails: bool },
 }
 
 impl InFlight {
@@ -96,7 +101,8 @@ impl InFlight {
             | Self::SyncAll { .. }
             | Self::Prepare { .. }
             | Self::Allocate { .. }
-            | Self::Remove { .. } => None,
+            | Self::Remove { .. }
+            | Self::Compact { .. } => None,
         }
     }
 
@@ -124,6 +130,8 @@ pub(crate) struct Disk {
     /// Bytes of all files together; `None` for no bound.
     capacity_bytes: Option<u64>,
     damage: Vec<Damage>,
+    /// Of the thread that compacts.
+    workspace: Workspace,
     /// What goes wrong.
     pub(crate) faults: DiskFaults,
     /// Operations that were failed on purpose, or for lack of space; reads of segments apart.
@@ -252,6 +260,10 @@ impl Disk {
                 let fails = luck.breaks(faults.no_space_one_in);
                 (InFlight::Allocate { file, bytes: bytes as usize, header, fails }, ALLOCATE_NS)
             }
+            Op::Compact { token, job } => {
+                let fails = luck.breaks(faults.segment_read_error_one_in);
+                (InFlight::Compact { token, job, fails }, COMPACT_NS)
+            }
             Op::Remove { file } => {
                 self.leaving.insert(file);
                 (InFlight::Remove { file }, REMOVE_NS)
@@ -326,6 +338,10 @@ impl Disk {
                 let result = self.allocate(file, bytes, header.as_deref(), fails);
                 self.note_no_space(result, luck);
                 Completion::Allocated { file, bytes: bytes as u64, result }
+            }
+            InFlight::Compact { token, job, fails } => {
+                let result = Box::new(self.compact(&job, fails));
+                Completion::Compacted { token, result }
             }
             InFlight::Remove { file } => {
                 self.remove(file);
@@ -421,6 +437,38 @@ impl Disk {
         }
         self.files.entry(file).or_insert_with(|| Image::with_header(bytes, header)).grow(bytes);
         Ok(())
+    }
+
+    /// Carries a job out as the thread does: the new file is durable then.
+    fn compact(&mut self, job: &CompactJob, fails: bool) -> Result<Compacted, CompactError> {
+        let (compacted, contents) = self.rewrite(job, fails)?;
+        if !contents.is_empty() {
+            let file = File::Segment(job.number);
+            self.allocate(file, contents.len(), None, false).map_err(CompactError::Write)?;
+            self.files.get_mut(&file).expect("it was just made").write_durably(0, &contents);
+            self.written_segments.insert(file);
+        }
+        Ok(compacted)
+    }
+
+    /// What a job gives, and the bytes of the new file; none if there is to be none.
+    fn rewrite(&mut self, job: &CompactJob, fails: bool) -> Result<(Compacted, Vec<u8>), CompactError> {
+        let (files, mut contents) = (&self.files, Vec::new());
+        let read = |file: File, position: u64, into: &mut [u8]| {
+            if fails {
+                return Err(EIO);
+            }
+            let image = files.get(&file).expect("a file that is read is not removed");
+            image.read(position as usize, into);
+            Ok(())
+        };
+        let write = |position: u64, bytes: &[u8]| {
+            assert_eq!(position, contents.len() as u64, "a new file is written from its start to its end");
+            contents.extend_from_slice(bytes);
+            Ok(())
+        };
+        let compacted = compact::run(job, &mut self.workspace, read, write)?;
+        Ok((compacted, contents))
     }
 
     fn remove(&mut self, file: File) {

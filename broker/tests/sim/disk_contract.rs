@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use broker::io::{File, FileHeader, Op};
-use broker::limits::PAGE_BYTES;
+use broker::io::{CompactJob, File, FileHeader, Op};
+use broker::limits::{PAGE_BYTES, SEGMENT_HEADER_BYTES};
 
 use super::{Disk, InFlight};
 use crate::rot::is_segment;
@@ -46,11 +46,12 @@ impl Disk {
                 self.check_range(*file, 0, 0);
                 let is_used = |other: &InFlight| {
                     let is_read = matches!(other, InFlight::Read { file: of, .. } if of == file);
-                    is_read || other.makes() == Some(*file)
+                    is_read || is_compacted_from(other, *file) || other.makes() == Some(*file)
                 };
                 let is_free = !self.in_flight.values().any(is_used);
                 assert!(is_free, "{file:?} is removed while it is read or grows");
             }
+            Op::Compact { job, .. } => self.check_compact(job),
             Op::Allocate { file, bytes, header } => self.check_allocate(*file, *bytes, header.as_deref()),
             Op::PrepareFile { .. }
             | Op::SyncAll { .. }
@@ -72,6 +73,20 @@ impl Disk {
         position as usize..end as usize
     }
 
+    /// Segments that are there, and a number that was not used before.
+    fn check_compact(&self, job: &CompactJob) {
+        assert!(!job.keys.is_empty() && !job.sources.is_empty(), "{job:?}");
+        for source in job.keys.iter().chain(&job.sources) {
+            let pages = source.bytes.next_multiple_of(PAGE_BYTES as u64);
+            self.check_range(source.file, SEGMENT_HEADER_BYTES, pages);
+        }
+        let file = File::Segment(job.number);
+        let is_new = !self.files.contains_key(&file) && !self.written_segments.contains(&file);
+        assert!(is_new, "{file:?} was used before");
+        let is_alone = !self.in_flight.values().any(|other| matches!(other, InFlight::Compact { .. }));
+        assert!(is_alone, "two compactions at a time");
+    }
+
     fn check_allocate(&self, file: File, bytes: u64, header: Option<&FileHeader>) {
         assert!(!self.leaving.contains(&file), "{file:?} grows after its removal was asked for");
         assert!(bytes > 0 && bytes.is_multiple_of(PAGE_BYTES as u64), "{file:?} with {bytes} bytes");
@@ -88,4 +103,10 @@ impl Disk {
             (Some(_), None) => {}
         }
     }
+}
+
+/// Whether a compaction in flight reads this file.
+fn is_compacted_from(in_flight: &InFlight, file: File) -> bool {
+    let InFlight::Compact { job, .. } = in_flight else { return false };
+    job.keys.iter().chain(&job.sources).any(|source| source.file == file)
 }

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use broker::io::File;
+use broker::io::{CompactJob, File};
+use broker::limits::PAGE_BYTES;
+use broker::log::compact::Workspace;
+use rand::RngExt;
 
 use super::{Disk, InFlight, put};
-use crate::image::Mood;
+use crate::image::{Image, Mood};
 use crate::luck::Luck;
 use crate::report::Kind;
 
@@ -24,6 +27,7 @@ impl Disk {
             }
         }
         self.leaving.clear();
+        self.workspace = Workspace::default();
         for (file, image) in &mut self.files {
             image.cut_power(lost.remove(file).unwrap_or_default(), mood, luck);
         }
@@ -46,6 +50,7 @@ impl Disk {
             }
         }
         self.leaving.clear();
+        self.workspace = Workspace::default();
     }
 
     /// What was under way when the process ended has happened, or has not.
@@ -77,6 +82,12 @@ impl Disk {
                     let _ = self.allocate(file, bytes, header.as_deref(), fails);
                 }
             }
+            InFlight::Compact { job, fails, .. } => {
+                luck.count(Kind::CrashInCompaction);
+                if luck.coin() {
+                    self.leave_unfinished(&job, fails, luck);
+                }
+            }
             InFlight::Remove { file } => {
                 luck.count(Kind::CrashInRemove);
                 if luck.coin() {
@@ -85,5 +96,17 @@ impl Disk {
             }
             InFlight::Read { .. } | InFlight::Write(_) => {}
         }
+    }
+
+    /// A compaction has come some way: its file is there, and the front of what belongs into it.
+    fn leave_unfinished(&mut self, job: &CompactJob, fails: bool, luck: &mut Luck) {
+        let Ok((_, contents)) = self.rewrite(job, fails) else { return };
+        if contents.is_empty() {
+            return;
+        }
+        let pages = luck.faults.random_range(0..=contents.len() / PAGE_BYTES);
+        let mut image = Image::zeros(contents.len());
+        image.write_durably(0, &contents[..pages * PAGE_BYTES]);
+        self.files.insert(File::Segment(job.number), image);
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn create_topic_with(
                 retention_bytes: settings.retention_bytes,
                 segment_bytes: settings.segment_bytes,
                 segment_ms: settings.segment_ms,
-                compact: false,
+                compact: settings.compact,
             };
             Some(wire::TopicSettings::create(builder, &args))
         };
@@ -230,6 +230,7 @@ impl Received {
             retention_bytes: settings.retention_bytes(),
             segment_bytes: settings.segment_bytes(),
             segment_ms: settings.segment_ms(),
+            compact: settings.compact(),
         })
     }
 

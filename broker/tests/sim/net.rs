@@ -201,6 +201,7 @@ impl Net {
             | Op::Shrink { .. }
             | Op::Remove { .. }
             | Op::SyncAll { .. }
+            | Op::Compact { .. }
             | Op::Read { .. }
             | Op::Write { .. }
             | Op::Flush { .. } => unreachable!("the disk's operations go to the disk"),

@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     CrashInAllocate,
     CrashInRemove,
     CrashInSyncAll,
+    CrashInCompaction,
     WriteKept,
     WriteDropped,
     WriteTorn,
@@ -72,6 +73,9 @@ pub(crate) enum Kind {
     SegmentShrunk,
     SegmentRemoved,
     SegmentsTrimmed,
+    CompactionBegun,
+    /// The journal says so.
+    SegmentsReplaced,
     /// A write to a segment.
     WrittenBehind,
     SyncedAll,

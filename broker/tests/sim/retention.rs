@@ -14,6 +14,7 @@ pub(crate) struct Settings {
     pub(crate) retention_bytes: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) segment_ms: u64,
+    pub(crate) compact: bool,
 }
 
 impl Settings {
@@ -32,6 +33,7 @@ impl Settings {
             retention_bytes: one_in(3, 512 * KIB, 1 << 20),
             segment_bytes,
             segment_ms: one_in(4, 20, 200),
+            compact: luck.pick(3) == 0,
         }
     }
 
@@ -43,7 +45,7 @@ impl Settings {
             (self.segment_bytes, found.segment_bytes),
             (self.segment_ms, found.segment_ms),
         ];
-        pairs.into_iter().all(|(asked, said)| asked == 0 || asked == said)
+        self.compact == found.compact && pairs.into_iter().all(|(asked, said)| asked == 0 || asked == said)
     }
 
     /// Whether records may be gone.

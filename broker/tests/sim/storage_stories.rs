@@ -24,7 +24,7 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Small segments, so that there are many.
 const SMALL: Settings =
-    Settings { retention_ms: 0, retention_bytes: 0, segment_bytes: 256 << 10, segment_ms: 0 };
+    Settings { retention_ms: 0, retention_bytes: 0, segment_bytes: 256 << 10, segment_ms: 0, compact: false };
 
 /// Little memory, and a journal of so many small files.
 fn calm(file_count: u32) -> WorldConfig {

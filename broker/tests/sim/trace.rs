@@ -30,6 +30,7 @@ pub(crate) fn trace_of_op(op: &Op) -> [u64; 4] {
         Op::Shrink { file, bytes } => [21, number_of(*file), *bytes, 0],
         Op::Remove { file } => [22, number_of(*file), 0, 0],
         Op::SyncAll { token } => [23, token.0, 0, 0],
+        Op::Compact { token, job } => [27, token.0, job.number, job.sources.len() as u64],
     }
 }
 
@@ -51,5 +52,6 @@ pub(crate) fn trace_of_completion(completion: &Completion) -> [u64; 4] {
         }
         Completion::Removed { file, result } => [25, number_of(*file), u64::from(result.is_ok()), 0],
         Completion::AllSynced { token, result } => [26, token.0, u64::from(result.is_ok()), 0],
+        Completion::Compacted { token, result } => [28, token.0, u64::from(result.is_ok()), 0],
     }
 }

@@ -38,6 +38,7 @@ impl OpWatch {
             Op::Shrink { file: File::Segment(_), .. } => Kind::SegmentShrunk,
             Op::Remove { file: File::Segment(_) } => Kind::SegmentRemoved,
             Op::SyncAll { .. } => Kind::SyncedAll,
+            Op::Compact { .. } => Kind::CompactionBegun,
             Op::Read { file: File::Segment(_), .. } if is_serving => Kind::ColdRead,
             Op::Write { file: File::Segment(_), data, .. } => {
                 luck.report.add(Kind::SegmentSealed, u64::from(ends_segment(data)));

@@ -391,6 +391,7 @@ impl World {
                 | Op::Shrink { .. }
                 | Op::Remove { .. }
                 | Op::SyncAll { .. }
+                | Op::Compact { .. }
                 | Op::Read { .. }
                 | Op::Write { .. }
                 | Op::Flush { .. } => {

@@ -35,6 +35,7 @@ const LAYERS: [Layer; 7] = [
             "cli",
             "main",
             "lib",
+            "compact_thread",
             "file_thread",
             "preparer",
             "sync_thread",
