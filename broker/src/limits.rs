@@ -12,7 +12,7 @@ pub const PAGE_BYTES: usize = 4096;
 /// uses the same number to tell a torn tail from rot.
 pub const JOURNAL_BLOCKS_IN_FLIGHT_MAX: usize = 4;
 /// Length at which a journal block is closed: one request within what block layers take in one piece.
-pub const JOURNAL_BLOCK_BYTES: usize = 512 << 10;
+pub const JOURNAL_BLOCK_BYTES: usize = 1 << 20;
 /// Longest journal block: the largest frame's batches, headers, padding.
 pub const JOURNAL_BLOCK_BYTES_MAX: usize = FRAME_BYTES_MAX + PAGE_BYTES;
 /// Entries in one block: the low 16 bits of an LSN.
@@ -74,7 +74,8 @@ pub const WRITE_BEHIND_BYTES: usize = 1 << 20;
 pub const WRITE_BEHIND_BYTES_WORTHWHILE: u64 = 512 << 10;
 /// Writes of one partition behind its tail that are in flight.
 pub const WRITE_BEHIND_PER_PARTITION_MAX: usize = 4;
-/// Bytes of write-behind in flight while the journal is less than half full, and when it is fuller.
+/// Bytes of write-behind in flight when the journal is a quarter full, or nothing is on its way to it; and when it is
+/// half full, or memory is short. Below that commits have the disk to themselves: a short burst costs one write.
 pub const WRITE_BEHIND_IN_FLIGHT_BYTES: [usize; 2] = [2 << 20, 8 << 20];
 /// Unacknowledged requests for space of one shard; the others wait for their turn.
 pub const ALLOCATIONS_IN_FLIGHT_MAX: usize = 256;
@@ -94,6 +95,10 @@ pub const FLUSHES_PER_CHECKPOINT_MAX: usize = 16;
 pub const COLD_READ_BYTES: usize = 1 << 20;
 /// Readers behind the tails that have buffers at the same time; the others wait for their turn.
 pub const COLD_STREAMS_MAX: usize = 32;
+/// Time between two reads of the scrub: 8 MiB each second.
+pub const SCRUB_INTERVAL_NS: u64 = 125_000_000;
+/// Time between two rounds of the scrub.
+pub const SCRUB_REST_NS: u64 = 600_000_000_000;
 /// Removed segments whose files are being unlinked.
 pub const REMOVALS_IN_FLIGHT_MAX: usize = 64;
 /// How often retention looks at partitions, and at how many at a time.

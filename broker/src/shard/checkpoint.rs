@@ -71,6 +71,8 @@ pub(super) struct Checkpoints {
     growing: usize,
     has_failed_to_grow: bool,
     grow_not_before_ns: u64,
+    /// Room that a topic waits for.
+    wanted_bytes: u64,
     /// Where the last replay would begin: what is written behind it is what a checkpoint would save.
     last_start: Place,
     last_begun_ns: u64,
@@ -94,6 +96,7 @@ impl Checkpoints {
             growing: 0,
             has_failed_to_grow: false,
             grow_not_before_ns: 0,
+            wanted_bytes: 0,
             last_start,
             last_begun_ns: 0,
             current: None,
@@ -187,9 +190,9 @@ impl Serving {
     }
 
     fn grow_snapshots(&mut self) {
-        let needed = self.snapshot_bytes_needed();
+        let needed = self.snapshot_bytes_needed().max(self.checkpoints.wanted_bytes);
         let is_due = self.checkpoints.growing == 0
-            && self.checkpoints.current.is_none()
+            && (self.checkpoints.current.is_none() || self.checkpoints.wanted_bytes > 0)
             && self.checkpoints.grow_not_before_ns <= self.now.monotonic_ns
             && !self.is_shutting_down();
         if !is_due {
@@ -215,6 +218,16 @@ impl Serving {
                 tracing::warn!(%error, "cannot allocate space for snapshots; trying again");
             }
         }
+        if self.checkpoints.growing == 0 {
+            self.checkpoints.wanted_bytes = 0;
+            self.redo_creations();
+        }
+    }
+
+    /// Has the snapshot files grow for so many more partitions.
+    pub(super) fn ask_for_snapshot_room(&mut self, partitions: u64) {
+        let more = partitions * (PARTITION_BYTES + TOPIC_BYTES);
+        self.checkpoints.wanted_bytes = self.checkpoints.wanted_bytes.max(self.snapshot_bytes_needed() + 2 * more);
     }
 
     fn checkpoint_is_due(&self) -> bool {

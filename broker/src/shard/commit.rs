@@ -67,6 +67,32 @@ impl Serving {
     /// Keeps a copy of the request and handles it again when the catalog's last change is durable. Until then
     /// nothing more of the connection is handled, so there is at most one for each.
     pub(super) fn redo_when_durable(&mut self, connection: &mut Connection, frame: &Frame<'_>) {
+        let Some(copy) = self.park(connection, frame) else { return };
+        // Behind whatever was appended last: waiters stay in order, and the change is at or before it.
+        let lsn = self.journal.appended();
+        self.wait_for(lsn, connection, Waiting::Redo(copy));
+    }
+
+    /// Keeps a copy of the request and handles it again when snapshots have room for what it makes.
+    pub(super) fn redo_when_grown(&mut self, connection: &mut Connection, frame: &Frame<'_>, partitions: u64) {
+        let Some(copy) = self.park(connection, frame) else { return };
+        self.ask_for_snapshot_room(partitions);
+        connection.cold_in_flight += 1;
+        self.parked_creations.push((connection.socket, copy));
+    }
+
+    /// Snapshots have grown, or cannot.
+    pub(super) fn redo_creations(&mut self) {
+        for (socket, frame) in std::mem::take(&mut self.parked_creations) {
+            if let Some(connection) = self.connection_mut(socket) {
+                connection.cold_in_flight -= 1;
+                self.redo(socket, &frame);
+            }
+        }
+    }
+
+    /// Keeps a copy of the request; nothing more of the connection is handled meanwhile.
+    fn park(&mut self, connection: &mut Connection, frame: &Frame<'_>) -> Option<Slice> {
         let length = frame.header.frame_bytes();
         let Some(mut copy) = self.pool.buffer(length) else {
             self.go_away(
@@ -74,7 +100,7 @@ impl Serving {
                 protocol::status::Status::Busy,
                 "no memory for a request that must wait",
             );
-            return;
+            return None;
         };
         let pieces = [frame.header.as_bytes(), frame.envelope, frame.payload];
         let mut at = 0;
@@ -82,10 +108,8 @@ impl Serving {
             copy[at..at + piece.len()].copy_from_slice(piece);
             at += piece.len();
         }
-        // Behind whatever was appended last: waiters stay in order, and the change is at or before it.
-        let lsn = self.journal.appended();
         connection.is_parked = true;
-        self.wait_for(lsn, connection, Waiting::Redo(copy.freeze(0..length)));
+        Some(copy.freeze(0..length))
     }
 
     /// Answers everything that has become durable.

@@ -16,6 +16,7 @@ mod memory;
 mod outbox;
 mod produce;
 mod retention;
+mod scrub;
 mod serving;
 mod session;
 mod space;

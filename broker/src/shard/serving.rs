@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use flatbuffers::FlatBufferBuilder;
-use reactor::memory::Pool;
+use reactor::memory::{Pool, Slice};
 
 use super::ShardConfig;
 use super::checkpoint::Checkpoints;
@@ -14,6 +14,7 @@ use super::commit::Waiter;
 use super::connection::Connection;
 use super::memory::MemoryPlan;
 use super::retention::Retention;
+use super::scrub::Scrub;
 use super::space::Space;
 use super::state::State;
 use super::subscribe::Subscription;
@@ -25,7 +26,7 @@ use crate::io::{Completion, File, IoError, Now, Op, Socket, Token, Wait};
 use crate::journal::recovery::Recovered;
 use crate::journal::{Journal, JournalFailure, Lsn};
 use crate::limits::{
-    CONNECTIONS_MAX, JOURNAL_MARKER_IDLE_NS, PREPARE_RETRY_NS, SHUTDOWN_GRACE_NS,
+    CONNECTIONS_MAX, JOURNAL_CHECKPOINT_PART, JOURNAL_MARKER_IDLE_NS, PREPARE_RETRY_NS, SHUTDOWN_GRACE_NS,
     SUBSCRIPTIONS_PER_CONNECTION_MAX, SWEEP_INTERVAL_NS, WAITERS_MAX, WRITE_BEHIND_IN_FLIGHT_BYTES,
 };
 use crate::metrics::{Metrics, ProcessGauges};
@@ -41,6 +42,7 @@ pub(super) struct Serving {
     pub(super) checkpoints: Checkpoints,
     pub(super) space: Space,
     pub(super) retention: Retention,
+    pub(super) scrub: Scrub,
     pub(super) cold: ColdStreams,
     /// Readers of cold streams that found no memory in this turn.
     pub(super) starved: Vec<Reader>,
@@ -48,6 +50,8 @@ pub(super) struct Serving {
     pub(super) storage_failure: Option<JournalFailure>,
     /// Topics whose first segments are being made, and who waits for them.
     pub(super) creations: Vec<Creation>,
+    /// Requests to create topics that wait until snapshots have room for them.
+    pub(super) parked_creations: Vec<(Socket, Slice)>,
     /// By the socket's slot.
     pub(super) connections: Vec<Option<Box<Connection>>>,
     pub(super) connection_count: usize,
@@ -101,10 +105,12 @@ impl Serving {
             write_behind,
             space: Space::default(),
             retention: Retention::new(now),
+            scrub: Scrub::default(),
             cold: ColdStreams::new(plan.cold_bytes),
             starved: Vec::new(),
             storage_failure: None,
             creations: Vec::new(),
+            parked_creations: Vec::new(),
             plan,
             config,
             pool,
@@ -195,6 +201,10 @@ impl Serving {
         let (_, prepared_bytes, used_bytes) = self.journal.space();
         let is_short = self.pool.used_bytes() > self.plan.relief_bytes;
         let is_urgent = is_short || used_bytes > prepared_bytes / 2;
+        let may_wait = used_bytes < prepared_bytes / JOURNAL_CHECKPOINT_PART && !self.journal.is_quiet();
+        if may_wait && !is_urgent {
+            return;
+        }
         if is_short {
             self.write_behind.relieve(&mut self.state, &self.pool, self.plan.relief_bytes);
         }
@@ -217,6 +227,7 @@ impl Serving {
         }
         self.prepare_next_file();
         self.retain();
+        self.scrub();
         self.write_behind_tails();
         self.advance_checkpoint();
         if self.next_sweep_ns <= now.monotonic_ns {

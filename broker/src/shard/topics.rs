@@ -4,7 +4,7 @@
 
 use protocol::frame::{Frame, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, TopicKey};
-use protocol::limits::TOPICS_PER_LIST_MAX;
+use protocol::limits::{PARTITIONS_PER_TOPIC_MAX, TOPICS_PER_LIST_MAX};
 use protocol::status::Status;
 use protocol::wire;
 
@@ -63,6 +63,11 @@ impl Serving {
                 return;
             }
         };
+        let partitions = u64::from(request.partition_count().min(PARTITIONS_PER_TOPIC_MAX));
+        if !self.snapshot_has_room(partitions, 0) && !self.checkpoints.has_no_space() {
+            self.redo_when_grown(connection, frame, partitions);
+            return;
+        }
         match self.create_topic(request.name(), request.partition_count(), settings) {
             Ok(topic) => {
                 let waiting = Waiting::TopicCreated { correlation: frame.header.correlation(), topic };
@@ -93,7 +98,7 @@ impl Serving {
             .decide_create(name, partition_count)
             .map_err(crate::catalog::CatalogError::status)?;
         if !self.snapshot_has_room(u64::from(partition_count), 0) {
-            return Err(if self.checkpoints.has_no_space() { Status::DiskFull } else { Status::Busy });
+            return Err(Status::DiskFull);
         }
         let created = TopicCreated { key, partition_count, created_ms: self.now.wall_ms, name, settings };
         let body_bytes = created.body_bytes();
