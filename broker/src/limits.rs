@@ -58,6 +58,8 @@ pub const SEGMENT_HEADER_BYTES: u64 = PAGE_BYTES as u64;
 pub const SEGMENT_FOOTER_BYTES: usize = 16 << 10;
 /// Smallest segment that a topic may ask for, and the first step in which space is allocated.
 pub const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+/// How many times as much space an open segment gets when a quarter of what it has is used.
+pub const SPACE_GROWTH: u64 = 4;
 /// Segments of topics that ask for nothing: few files for much data, and a fine enough grain for retention.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 << 20;
 /// Largest segment: places in it fit into 32 bits.

@@ -227,7 +227,8 @@ impl Serving {
     /// Has the snapshot files grow for so many more partitions.
     pub(super) fn ask_for_snapshot_room(&mut self, partitions: u64) {
         let more = partitions * (PARTITION_BYTES + TOPIC_BYTES);
-        self.checkpoints.wanted_bytes = self.checkpoints.wanted_bytes.max(self.snapshot_bytes_needed() + 2 * more);
+        self.checkpoints.wanted_bytes =
+            self.checkpoints.wanted_bytes.max(self.snapshot_bytes_needed() + 2 * more);
     }
 
     fn checkpoint_is_due(&self) -> bool {

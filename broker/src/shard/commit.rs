@@ -74,7 +74,12 @@ impl Serving {
     }
 
     /// Keeps a copy of the request and handles it again when snapshots have room for what it makes.
-    pub(super) fn redo_when_grown(&mut self, connection: &mut Connection, frame: &Frame<'_>, partitions: u64) {
+    pub(super) fn redo_when_grown(
+        &mut self,
+        connection: &mut Connection,
+        frame: &Frame<'_>,
+        partitions: u64,
+    ) {
         let Some(copy) = self.park(connection, frame) else { return };
         self.ask_for_snapshot_room(partitions);
         connection.cold_in_flight += 1;
