@@ -58,6 +58,8 @@ pub const SEGMENT_HEADER_BYTES: u64 = PAGE_BYTES as u64;
 pub const SEGMENT_FOOTER_BYTES: usize = 16 << 10;
 /// Smallest segment that a topic may ask for, and the first step in which space is allocated.
 pub const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+/// How many times as much space an open segment gets when a quarter of what it has is used.
+pub const SPACE_GROWTH: u64 = 4;
 /// Segments of topics that ask for nothing: few files for much data, and a fine enough grain for retention.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 << 20;
 /// Largest segment: places in it fit into 32 bits.
@@ -95,6 +97,10 @@ pub const FLUSHES_PER_CHECKPOINT_MAX: usize = 16;
 pub const COLD_READ_BYTES: usize = 1 << 20;
 /// Readers behind the tails that have buffers at the same time; the others wait for their turn.
 pub const COLD_STREAMS_MAX: usize = 32;
+/// Time between two reads of the scrub: 8 MiB each second.
+pub const SCRUB_INTERVAL_NS: u64 = 125_000_000;
+/// Time between two rounds of the scrub.
+pub const SCRUB_REST_NS: u64 = 600_000_000_000;
 /// Removed segments whose files are being unlinked.
 pub const REMOVALS_IN_FLIGHT_MAX: usize = 64;
 /// How often retention looks at partitions, and at how many at a time.

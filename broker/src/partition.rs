@@ -123,8 +123,8 @@ impl Partition {
 
     /// Makes room for batches of this length in memory. `None` when there is none, else whether a chunk was added.
     #[must_use]
-    pub fn reserve(&mut self, pool: &Pool, bytes: usize) -> Option<bool> {
-        self.log.tail.reserve(pool, bytes, self.appended_end)
+    pub fn reserve(&mut self, pool: &Pool, bytes: usize, may_grow: bool) -> Option<bool> {
+        self.log.tail.reserve(pool, bytes, self.appended_end, may_grow)
     }
 
     /// When the next append will be said to have happened: time never goes back.

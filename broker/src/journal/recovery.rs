@@ -354,12 +354,6 @@ impl Recovery {
             *next += 1;
             return;
         }
-        if !self.config.files.contains_key(&File::Superblock) {
-            // Only segments or snapshots: the directory lost what says whose they are.
-            self.phase = Phase::PrepareSuperblock;
-            ops.push(Op::PrepareFile { file: File::Superblock, bytes: SUPERBLOCK_FILE_BYTES });
-            return;
-        }
         let buffer = self.pool.buffer(SUPERBLOCK_FILE_BYTES as usize).expect("the pool is fresh");
         self.phase = Phase::ReadSuperblock;
         let bytes = SUPERBLOCK_FILE_BYTES as usize;
@@ -612,7 +606,7 @@ fn check_files(config: &mut RecoveryConfig) -> Result<u32, RecoveryError> {
         }
         count += 1;
     }
-    if count > 0 && !config.files.contains_key(&File::Superblock) {
+    if !config.files.is_empty() && !config.files.contains_key(&File::Superblock) {
         return Err(RecoveryError::NoSuperblock);
     }
     config.layout.file_count = config.layout.file_count.max(count);

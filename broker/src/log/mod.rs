@@ -23,7 +23,8 @@ use reactor::memory::{Pool, Slice};
 
 use crate::io::{File, IoError};
 use crate::limits::{
-    PAGE_BYTES, SEGMENT_BYTES_MIN, SEGMENT_FOOTER_BYTES, WRITE_BEHIND_BYTES, WRITE_BEHIND_PER_PARTITION_MAX,
+    PAGE_BYTES, SEGMENT_BYTES_MIN, SEGMENT_FOOTER_BYTES, SPACE_GROWTH, WRITE_BEHIND_BYTES,
+    WRITE_BEHIND_PER_PARTITION_MAX,
 };
 
 pub use index::{FooterFacts, IndexEntry, SparseIndex};
@@ -252,8 +253,8 @@ impl Log {
         self.has_no_space
     }
 
-    /// The space that is to be allocated, now or ahead of its use, so that `bytes` find room. Space grows in steps
-    /// that double, and a segment that was filled is followed by one with as much space at once.
+    /// The space that is to be allocated, now or ahead of its use, so that `bytes` find room. Space grows in steps,
+    /// and a segment that was filled is followed by one with as much space at once.
     #[must_use]
     pub fn space_wanted(&self, bytes: u64, segment_bytes: u64) -> Option<SpaceWanted> {
         if self.is_waiting_for_space {
@@ -272,12 +273,13 @@ impl Log {
         let (used, allocated) = (open.bytes(), open.allocated_bytes);
         if fits(open, bytes, segment_bytes) {
             let most = segment_bytes.max(used + bytes).next_multiple_of(page);
-            if allocated < most && allocated.saturating_sub(used + bytes) < allocated / 2 {
-                let wanted =
-                    (2 * allocated).clamp((used + bytes).max(SEGMENT_BYTES_MIN), most.max(SEGMENT_BYTES_MIN));
+            if allocated < most && allocated.saturating_sub(used + bytes) < allocated - allocated / 4 {
+                let least = (used + bytes).max(SEGMENT_BYTES_MIN);
+                let wanted = (SPACE_GROWTH * allocated).clamp(least, most.max(SEGMENT_BYTES_MIN));
                 return Some(SpaceWanted::Grow(open.number, wanted.next_multiple_of(page)));
             }
-            if segment_bytes.saturating_sub(used) > segment_bytes / 4 {
+            // The next one is made early: under load that takes a while.
+            if allocated < most || used < segment_bytes / 8 {
                 return None;
             }
         }

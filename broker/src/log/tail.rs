@@ -89,23 +89,35 @@ impl Tail {
     }
 
     /// Makes room for `bytes` more in one chunk. `None` when the pool has no memory for it, else whether a chunk
-    /// was added.
+    /// was added; one that is twice as long as the last if it `may_grow`.
     #[must_use]
-    pub fn reserve(&mut self, pool: &Pool, bytes: usize, base_offset: Offset) -> Option<bool> {
+    pub fn reserve(
+        &mut self,
+        pool: &Pool,
+        bytes: usize,
+        base_offset: Offset,
+        may_grow: bool,
+    ) -> Option<bool> {
         let last = self.chunks.back();
         if last.is_some_and(|chunk| chunk.end() == self.end && chunk.buffer.remaining() >= bytes) {
             return Some(false);
         }
         let start = self.end.in_page();
-        let doubled = last.map_or(TAIL_CHUNK_BYTES_MIN, |chunk| 2 * chunk.buffer.capacity());
-        let (wanted, least) = (doubled.min(TAIL_CHUNK_BYTES_MAX).max(start + bytes), start + bytes);
-        // Where memory is short, many partitions share it better in small chunks.
-        let wanted = if pool.used_bytes() > pool.capacity_bytes() / 2 { least } else { wanted };
+        let growth = if may_grow { 2 } else { 1 };
+        let grown = last.map_or(TAIL_CHUNK_BYTES_MIN, |chunk| growth * chunk.buffer.capacity());
+        let least = start + bytes;
+        let wanted = grown.min(TAIL_CHUNK_BYTES_MAX).max(least);
         let partial = self.partial();
         let chunk = new_chunk(pool, wanted, self.end, partial, base_offset)
             .or_else(|| new_chunk(pool, least, self.end, partial, base_offset))?;
         self.chunks.push_back(chunk);
         Some(true)
+    }
+
+    /// Length of the last chunk, which cannot be given back while it fills.
+    #[must_use]
+    pub fn last_chunk_bytes(&self) -> usize {
+        self.chunks.back().map_or(0, |chunk| chunk.buffer.capacity())
     }
 
     /// Appends placed batches; `reserve` must have made room.
@@ -369,7 +381,7 @@ mod tests {
         let (mut tail, mut all) = (Tail::default(), Vec::new());
         for n in 0..batch_count {
             let bytes = batch(2 * n, 2, 700);
-            assert!(tail.reserve(pool, bytes.len(), Offset(2 * n)).is_some());
+            assert!(tail.reserve(pool, bytes.len(), Offset(2 * n), true).is_some());
             tail.append(&bytes);
             all.extend_from_slice(&bytes);
         }
@@ -465,7 +477,7 @@ mod tests {
         assert_eq!(pool.used_bytes(), TAIL_CHUNK_BYTES_MIN);
         assert_eq!(tail.partial(), &all[written.0 as usize..]);
         let more = batch(200, 2, 3000);
-        assert!(tail.reserve(&pool, more.len(), Offset(200)).is_some());
+        assert!(tail.reserve(&pool, more.len(), Offset(200), true).is_some());
         tail.append(&more);
         all.extend_from_slice(&more);
         assert_eq!(read_all(&tail, tail.start(), Offset(202), 1 << 20), more);
@@ -481,7 +493,7 @@ mod tests {
         assert_eq!((resumed.start(), resumed.end()), (tail.end(), tail.end()));
         for n in 20..40 {
             let bytes = batch(2 * n, 2, 700);
-            assert!(resumed.reserve(&pool, bytes.len(), Offset(2 * n)).is_some());
+            assert!(resumed.reserve(&pool, bytes.len(), Offset(2 * n), true).is_some());
             resumed.append(&bytes);
             all.extend_from_slice(&bytes);
         }

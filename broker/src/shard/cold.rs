@@ -228,6 +228,16 @@ impl ColdStreams {
         if is_contended && stream.windows_read >= WINDOWS_PER_TURN { Taken::Stale } else { Taken::Later }
     }
 
+    /// Whether somebody waits for a stream.
+    pub(super) fn is_contended(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether all streams are in use.
+    pub(super) fn is_full(&self) -> bool {
+        self.streams.len() == self.streams_max
+    }
+
     /// Whether the stream has something to take without waiting.
     pub(super) fn has_news(&self, index: u32) -> bool {
         let stream = self.streams.get(index);

@@ -18,6 +18,7 @@ pub(crate) mod offline;
 mod outbox;
 mod produce;
 mod retention;
+mod scrub;
 mod serving;
 mod session;
 mod space;

@@ -89,12 +89,10 @@ impl Serving {
         self.bound_records(handle, record_count).map_err(status_of_full)?;
         self.make_room(handle, batches.len() as u64).map_err(status_of_no_room)?;
         self.journal.reserve(EntryKind::Append, batches.len()).map_err(status_of_full)?;
-        let Some(partition) = self.state.partitions.get_mut(handle) else { return Err(Status::StaleHandle) };
-        match partition.reserve(&self.pool, batches.len()) {
-            None => return Err(Status::Busy),
-            Some(true) => self.state.chunk_order.push_back(handle),
-            Some(false) => {}
+        if !self.state.reserve(&self.pool, handle, batches.len()) {
+            return Err(Status::Busy);
         }
+        let Some(partition) = self.state.partitions.get_mut(handle) else { return Err(Status::StaleHandle) };
         let decision = partition.decide_append(self.now.wall_ms, self.journal.epoch());
         let lsn = self.journal.append_batches(handle, batches, decision.places(batches));
         partition.apply_append(self.journal.last_body());

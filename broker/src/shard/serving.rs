@@ -15,6 +15,7 @@ use super::compaction::Compaction;
 use super::connection::Connection;
 use super::memory::MemoryPlan;
 use super::retention::Retention;
+use super::scrub::Scrub;
 use super::space::Space;
 use super::state::State;
 use super::subscribe::Subscription;
@@ -43,6 +44,7 @@ pub(super) struct Serving {
     pub(super) space: Space,
     pub(super) retention: Retention,
     pub(super) compaction: Compaction,
+    pub(super) scrub: Scrub,
     pub(super) cold: ColdStreams,
     /// Readers of cold streams that found no memory in this turn.
     pub(super) starved: Vec<Reader>,
@@ -106,6 +108,7 @@ impl Serving {
             space: Space::default(),
             retention: Retention::new(now),
             compaction: Compaction::new(now),
+            scrub: Scrub::default(),
             cold: ColdStreams::new(plan.cold_bytes),
             starved: Vec::new(),
             storage_failure: None,
@@ -229,6 +232,7 @@ impl Serving {
         self.prepare_next_file();
         self.retain();
         self.compact();
+        self.scrub();
         self.write_behind_tails();
         self.advance_checkpoint();
         if self.next_sweep_ns <= now.monotonic_ns {

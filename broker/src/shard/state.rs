@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) removals: VecDeque<Removal>,
     /// Partitions in the order in which chunks were added to their tails: the oldest go first.
     pub(super) chunk_order: VecDeque<Handle>,
+    /// Length of the chunks at the ends of all tails: what cannot be given back for now.
+    pub(super) last_chunks_bytes: usize,
     /// Segments of all partitions.
     pub(super) segment_count: usize,
     /// Bytes of batches in all partitions, about: an upper bound of what indexes hold follows from it.
@@ -143,11 +145,10 @@ impl State {
                 if partition.log.open_segment().is_none() {
                     return Err(unknown);
                 }
-                match partition.reserve(pool, entry.body.len()) {
-                    None => return Err(RecoveryError::OutOfMemory),
-                    Some(true) => self.chunk_order.push_back(handle),
-                    Some(false) => {}
+                if !self.reserve(pool, handle, entry.body.len()) {
+                    return Err(RecoveryError::OutOfMemory);
                 }
+                let partition = self.partitions.get_mut(handle).ok_or(unknown)?;
                 partition.apply_append(entry.body);
                 self.stored_bytes += entry.body.len() as u64;
                 let (end, position) = (partition.appended_end(), partition.log.tail.end());
@@ -233,6 +234,26 @@ impl State {
         self.partitions.iter().flat_map(of_partition).collect()
     }
 
+    /// Makes room for batches in a partition's tail; `false` when there is no memory. Chunks grow while those at the
+    /// ends of all tails hold less than a quarter of the memory: many partitions share it better in small ones.
+    pub(super) fn reserve(&mut self, pool: &Pool, handle: Handle, bytes: usize) -> bool {
+        let Some(partition) = self.partitions.get_mut(handle) else { return true };
+        let last_bytes = partition.log.tail.last_chunk_bytes();
+        let may_grow = self.last_chunks_bytes + last_bytes < pool.capacity_bytes() / 4;
+        let Some(is_new) = partition.reserve(pool, bytes, may_grow) else { return false };
+        if is_new {
+            self.chunk_order.push_back(handle);
+            let grown = self.last_chunks_bytes + partition.log.tail.last_chunk_bytes();
+            self.last_chunks_bytes = grown.saturating_sub(last_bytes);
+        }
+        true
+    }
+
+    /// A tail was so long at its end, and has given memory back.
+    pub(super) fn on_relieved(&mut self, last_bytes_before: usize, last_bytes: usize) {
+        self.last_chunks_bytes = (self.last_chunks_bytes + last_bytes).saturating_sub(last_bytes_before);
+    }
+
     pub(super) fn apply_create(&mut self, created: &TopicCreated<'_>) {
         self.catalog.apply_create(created);
         self.partitions.apply_create(created.key, created.partition_count, created.settings);
@@ -244,6 +265,8 @@ impl State {
         let mut partitions = self.partitions.apply_delete(key);
         for partition in &mut partitions {
             self.segment_count -= partition.log.segments().len();
+            self.last_chunks_bytes =
+                self.last_chunks_bytes.saturating_sub(partition.log.tail.last_chunk_bytes());
             let files = partition.log.take_files();
             self.removals.extend(files.into_iter().map(|number| Removal { number, lsn }));
         }

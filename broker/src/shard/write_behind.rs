@@ -186,7 +186,10 @@ impl WriteBehindQueue {
             let Some(handle) = state.chunk_order.pop_front() else { break };
             let Some(partition) = state.partitions.get_mut(handle) else { continue };
             let (written, end) = (partition.log.written(), partition.appended_end());
+            let before = partition.log.tail.last_chunk_bytes();
             if partition.log.tail.evict(written) || partition.log.tail.shrink(pool, written, end) {
+                let after = partition.log.tail.last_chunk_bytes();
+                state.on_relieved(before, after);
                 continue;
             }
             if partition.log.is_behind() {
