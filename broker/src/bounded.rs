@@ -53,6 +53,12 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// Index of a value for which `is_wanted` holds.
+    pub fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<u32> {
+        let number = self.slots.iter().position(|slot| slot.as_ref().is_some_and(&is_wanted))?;
+        Some(number as u32)
+    }
+
     /// All values.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().flatten()

@@ -278,6 +278,8 @@ impl Change {
 
     /// It cannot be made durable: what was taken is given back, and the answer is the error.
     fn fail(&mut self, directories: &Directories, error: IoError) {
+        tracing::error!(%error, "a sync of the data directory has failed");
+        let error = IoError::NOT_DURABLE;
         match self {
             Self::Allocated { file, result, .. } => {
                 if let Ok(Allocation { descriptor, effect }) = result {

@@ -51,12 +51,17 @@ impl IoError {
     pub const SHORT: Self = Self(0);
     /// No space left on the device.
     pub const NO_SPACE: Self = Self(28);
+    /// What was written before may be lost: a sync has failed. Never tried again.
+    pub const NOT_DURABLE: Self = Self(-1);
 }
 
 impl std::fmt::Display for IoError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if *self == Self::SHORT {
             return f.write_str("the transfer ended short");
+        }
+        if *self == Self::NOT_DURABLE {
+            return f.write_str("what was written could not be made durable");
         }
         std::io::Error::from_raw_os_error(self.0).fmt(f)
     }

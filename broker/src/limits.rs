@@ -64,8 +64,8 @@ pub const SPACE_GROWTH: u64 = 4;
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 << 20;
 /// Largest segment: places in it fit into 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-/// Segments of one shard: what a snapshot holds of them stays below 8 MiB.
-pub const SEGMENTS_MAX: usize = 65_536;
+/// Segments of one shard: what a snapshot holds of them stays below 16 MiB.
+pub const SEGMENTS_MAX: usize = 262_144;
 /// Entries of a segment's index: what fits into its footer.
 pub const INDEX_ENTRIES_MAX: usize = 1_000;
 /// Bytes of a segment between two entries of its index, at least.
@@ -95,6 +95,10 @@ pub const SNAPSHOT_BYTES_FIRST: u64 = 4 << 20;
 pub const FLUSHES_PER_CHECKPOINT_MAX: usize = 16;
 /// One cold read.
 pub const COLD_READ_BYTES: usize = 1 << 20;
+/// A stream of a reader that takes nothing for so long is given to one that waits.
+pub const COLD_IDLE_NS: u64 = 10_000_000;
+/// Pause of readers that found no memory.
+pub const STARVED_RETRY_NS: u64 = 2_000_000;
 /// Readers behind the tails that have buffers at the same time; the others wait for their turn.
 pub const COLD_STREAMS_MAX: usize = 32;
 /// Time between two reads of the scrub: 8 MiB each second.
@@ -216,4 +220,5 @@ const _: () = assert!(COMPACT_KEYS_MAX * 24 >= FRAME_BYTES_MAX);
 const _: () =
     assert!(COMPACT_IO_BYTES.is_multiple_of(PAGE_BYTES) && COMPACT_IO_BYTES >= SEGMENT_FOOTER_BYTES);
 const _: () = assert!(PARTITIONS_MAX >= TOPICS_MAX);
+const _: () = assert!(SEGMENTS_MAX >= 4 * PARTITIONS_MAX);
 const _: () = assert!(WINDOW_BYTES_DEFAULT as usize <= JOURNAL_PENDING_BYTES_MAX);

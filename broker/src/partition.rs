@@ -31,6 +31,8 @@ pub struct Partition {
     pub is_missing: bool,
     /// It stands in the queue of write-behind.
     pub is_queued: bool,
+    /// It stands in the order in which tails give memory back.
+    pub is_in_order: bool,
     start: Offset,
     /// What may be told of `start`: it is less while the last trim is not durable.
     durable_start: Offset,
@@ -70,6 +72,7 @@ impl Partition {
             replayed: Lsn(0),
             is_missing: false,
             is_queued: false,
+            is_in_order: false,
             start: Offset(0),
             durable_start: Offset(0),
             appended_end: Offset(0),

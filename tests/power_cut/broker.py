@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 
-from processes import HarnessError, held, run, spawn
+from processes import HarnessError, interruptible, run, spawn
 
 READY_WAIT_S = 60.0
 STOP_WAIT_S = 20.0
@@ -45,7 +45,7 @@ class Broker:
         started = time.monotonic()
         argv = [binary, "serve", f"--data-dir={data_dir}", "--listen=127.0.0.1:0", *arguments]
         try:
-            with held(), open(messages_path, "wb") as messages:
+            with open(messages_path, "wb") as messages:
                 self.process = spawn(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
             self.ready_line = self._wait_ready(started + READY_WAIT_S)
             self.address = self.ready_line.removeprefix("forebay ready on ").split(",", 1)[0]
@@ -58,7 +58,9 @@ class Broker:
         descriptor, line = self.process.stdout.fileno(), b""
         while not line.endswith(b"\n"):
             left_s = give_up_at - time.monotonic()
-            if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
+            with interruptible():
+                is_readable = left_s > 0 and select.select([descriptor], [], [], left_s)[0]
+            if not is_readable:
                 raise NotReady(f"the broker was not ready after {READY_WAIT_S:.0f} s. {self.messages()}")
             chunk = os.read(descriptor, 4096)
             if not chunk:
@@ -114,9 +116,8 @@ class Commands:
         with self._lock:
             if self._is_over:
                 raise CommandFailed("the life of this broker is over.")
-            with held():
-                process = spawn([*self._argv, *arguments], **options)
-                self._started.append(process)
+            process = spawn([*self._argv, *arguments], **options)
+            self._started.append(process)
         return process
 
     def end_all(self):
@@ -131,7 +132,8 @@ class Commands:
         """Runs a command to its end and gives its stdout."""
         process = self.start(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
-            output, messages = process.communicate(given, COMMAND_WAIT_S)
+            with interruptible():
+                output, messages = process.communicate(given, COMMAND_WAIT_S)
         except subprocess.TimeoutExpired:
             raise CommandFailed(f"`forebay {' '.join(arguments)}` did not end in {COMMAND_WAIT_S:.0f} s.") from None
         finally:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from broker import CommandFailed
 from check import live_failure
-from processes import HarnessError
+from processes import HarnessError, interruptible
 
 CHUNK_BYTES = 1 << 16
 # A producer gives up after some twenty seconds of refusals, and a topic of the churn is made by three commands.
@@ -137,7 +137,8 @@ class Producer:
         self._stopping.set()
         self._workers[0].finish()
         try:
-            self.process.wait(QUIET_WAIT_S)
+            with interruptible():
+                self.process.wait(QUIET_WAIT_S)
         except subprocess.TimeoutExpired:
             raise live_failure("unanswered", f"producer {self._run.number} had no answer to all of its records "
                                              f"after {QUIET_WAIT_S:.0f} s.") from None

@@ -13,7 +13,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-from processes import HarnessError, end, held, run, spawn
+from processes import HarnessError, end, interruptible, run, spawn
 
 MOUNT_WAIT_S = 20.0
 UNMOUNT_WAIT_S = 20.0
@@ -44,32 +44,25 @@ def copy_image(source, target):
 @contextmanager
 def loop_device(image):
     """A buffered loop device: over this FUSE file, one with direct I/O has been seen to corrupt ext4."""
-    device = None
+    device = run("losetup", "--show", "--find", str(image)).strip()
     try:
-        with held():
-            device = run("losetup", "--show", "--find", str(image)).strip()
         yield device
     finally:
-        if device:
-            run("losetup", "--detach", device)
+        run("losetup", "--detach", device)
 
 
 @contextmanager
 def mounted(device, directory):
     """Mounts ext4, which replays its journal. It commits only when asked to: each sync that is missing shows."""
     os.makedirs(directory, exist_ok=True)
-    is_mounted = False
     try:
-        with held():
-            try:
-                run("mount", "-t", "ext4", "-o", "noatime,commit=300,errors=remount-ro", device, str(directory))
-            except HarnessError as error:
-                raise DoesNotMount(str(error)) from error
-            is_mounted = True
+        run("mount", "-t", "ext4", "-o", "noatime,commit=300,errors=remount-ro", device, str(directory))
+    except HarnessError as error:
+        raise DoesNotMount(str(error)) from error
+    try:
         yield
     finally:
-        if is_mounted:
-            unmount(directory)
+        unmount(directory)
 
 
 def unmount(directory):
@@ -103,9 +96,8 @@ class Recorder:
             with open(path, "wb"):
                 pass
         try:
-            with held():
-                self._log = os.open(self.log_path, os.O_RDONLY)
-                self._process = self._spawn()
+            self._log = os.open(self.log_path, os.O_RDONLY)
+            self._process = self._spawn()
             self._wait_until_exported()
         except BaseException:
             self.__exit__(None, None, None)
@@ -131,7 +123,8 @@ class Recorder:
             if self._process.poll() is not None or time.monotonic() > give_up_at:
                 with open(self._messages, errors="replace") as messages:
                     raise HarnessError(f"qemu-storage-daemon exports nothing: {messages.read().strip()}")
-            time.sleep(0.02)
+            with interruptible():
+                time.sleep(0.02)
 
     def __exit__(self, *_):
         if self._process:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from broker import Broker, CommandFailed, Commands, NotReady, read_all
 from check import LiveFailure, judge, live_failure
 from clients import STYLES, TOPICS, Churn, Follower, Producer, create_topic
+from processes import interruptible
 from replay import stream
 
 
@@ -60,7 +61,8 @@ class Session:
         try:
             self._make_topics(commands)
             clients.start(commands, self._recorder, self._history, self._rng)
-            time.sleep(life_s)
+            with interruptible():
+                time.sleep(life_s)
             self._end(broker, clients)
         except CommandFailed as error:
             raise live_failure("refused", str(error)) from error

@@ -1,4 +1,4 @@
-"""Child processes, and signals that never come between making a thing and knowing of it.
+"""Child processes, and signals that are heard only where unwinding is safe.
 
 Every child runs in a session of its own, so that a Ctrl-C at the terminal reaches only the script, which then ends its
 children in order, each by its id.
@@ -17,45 +17,47 @@ class HarnessError(Exception):
 
 
 class _Signals:
-    """How deep the main thread is in `held`, and a signal that came meanwhile."""
+    """A signal that came and was not heard yet, and whether one may unwind right now."""
 
-    depth = 0
     pending = None
+    may_unwind = False
 
 
-def leave_on_signals():
-    """From now on the first signal unwinds everything, once; what comes while that goes on is not heard."""
+def defer_signals():
+    """From now on a signal unwinds at the next `interruptible`, or within it, and nowhere else.
+
+    So none comes between making a thing and knowing of it, nor into the middle of undoing it.
+    """
     for number in SIGNALS:
         signal.signal(number, _on_signal)
 
 
 def _on_signal(number, _):
-    if _Signals.depth:
-        _Signals.pending = number
-    else:
-        _leave(number)
+    _Signals.pending = number
+    if _Signals.may_unwind:
+        leave_if_told()
 
 
-def _leave(number):
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+def leave_if_told():
+    """Unwinds everything if a signal has come; what comes while that goes on is not heard."""
+    if _Signals.pending:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + _Signals.pending)
 
 
 @contextmanager
-def held():
-    """Signals wait for the end of this block: what it makes is assigned before they unwind."""
+def interruptible():
+    """To be put around a wait that makes nothing: a signal ends it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _Signals.depth += 1
     try:
+        _Signals.may_unwind = True
+        leave_if_told()
         yield
     finally:
-        _Signals.depth -= 1
-    if _Signals.pending and not _Signals.depth:
-        number, _Signals.pending = _Signals.pending, None
-        _leave(number)
+        _Signals.may_unwind = False
 
 
 def run(*argv, timeout_s=120.0):
@@ -72,7 +74,7 @@ def run(*argv, timeout_s=120.0):
 
 
 def spawn(argv, **options):
-    """Starts a process; to be called within `held`."""
+    """Starts a process that a Ctrl-C at the terminal does not reach."""
     return subprocess.Popen(argv, start_new_session=True, **options)
 
 

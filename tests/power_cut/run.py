@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from contextlib import ExitStack
 
 sys.dont_write_bytecode = True
@@ -24,7 +25,7 @@ from check import Findings, LiveFailure, judge
 from disk import DoesNotMount
 from history import History
 from load import Session
-from processes import HarnessError, held, leave_on_signals, run
+from processes import HarnessError, defer_signals, leave_if_told, run
 
 PASS, VIOLATION, HARNESS_FAILED, SKIPPED = 0, 1, 3, 77
 # Of how many cuts one is started a second time, killed in between, and must hold the same.
@@ -215,6 +216,7 @@ class PowerCut:
                 self._try_cut(number, cut, len(entries), replayer)
 
     def _try_cut(self, number, cut, entry_count, replayer):
+        leave_if_told()
         started = time.monotonic()
         image = os.path.join(self.work, "cut.img")
         replayer.build(cut, image)
@@ -339,16 +341,15 @@ def remove_work_directory(work, keeps):
 
 def main(argv):
     options = parse_arguments(argv)
-    leave_on_signals()
+    defer_signals()
     started, was_stopped = time.monotonic(), False
     try:
         check_needs(options.install)
         print(f"seed {options.seed}; serve {' '.join(options.serve_arguments)}", flush=True)
         with ExitStack() as stack:
-            with held():
-                # The kernel's table of mounts, which paths are compared with, has no symbolic links in it.
-                work = os.path.realpath(tempfile.mkdtemp(prefix="forebay-power-cut-"))
-                stack.callback(lambda: remove_work_directory(work, options.keep and was_stopped))
+            # The kernel's table of mounts, which paths are compared with, has no symbolic links in it.
+            work = os.path.realpath(tempfile.mkdtemp(prefix="forebay-power-cut-"))
+            stack.callback(lambda: remove_work_directory(work, options.keep and was_stopped))
             check_room(work, options)
             power_cut = PowerCut(options, work)
             try:
@@ -361,6 +362,11 @@ def main(argv):
         return SKIPPED
     except HarnessError as error:
         print(f"the harness failed, which says nothing about the broker: {error}", file=sys.stderr)
+        return HARNESS_FAILED
+    except Exception:
+        # Python would end with 1, which is the code of a broken promise.
+        print("the harness failed, which says nothing about the broker:", file=sys.stderr)
+        traceback.print_exc()
         return HARNESS_FAILED
 
 

@@ -576,13 +576,19 @@ impl Log {
     /// Where what is looked for is, or would be.
     #[must_use]
     pub fn find(&self, target: Target) -> Found {
+        self.find_behind(target, Position(0))
+    }
+
+    /// The same when it is known that what is looked for does not lie before `from`.
+    #[must_use]
+    pub fn find_behind(&self, target: Target, from: Position) -> Found {
         let in_tail = match target {
             Target::Offset(offset) => {
                 self.tail.start_offset().filter(|start| *start <= offset).map(|_| self.tail.find(offset))
             }
             Target::Time(time) => {
                 // Everything before the tail is older, if the batch that the tail begins with is.
-                let position = self.tail.find_time(time);
+                let position = self.tail.find_time(time, from);
                 let is_found = position > self.tail.start() || self.is_in_tail(Position(0));
                 is_found.then_some(position)
             }

@@ -197,10 +197,11 @@ impl Tail {
         Some(chunk.header_at((position.0 - chunk.base.0) as usize)?.base_offset())
     }
 
-    /// The position of the first batch that was appended at or after a time.
+    /// The position of the first batch at or behind `from` that was appended at or after a time.
     #[must_use]
-    pub fn find_time(&self, appended_ms: u64) -> Position {
-        for chunk in &self.chunks {
+    pub fn find_time(&self, appended_ms: u64, from: Position) -> Position {
+        let first = self.chunks.partition_point(|chunk| chunk.end() <= from);
+        for chunk in self.chunks.range(first..) {
             let mut at = chunk.data;
             while let Some(header) = chunk.header_at(at) {
                 if header.appended_ms.get() >= appended_ms {
@@ -291,6 +292,12 @@ impl Tail {
         self.chunks.clear();
         self.chunks.push_back(chunk);
         true
+    }
+
+    /// Whether relief may find something to give back here.
+    #[must_use]
+    pub fn holds_more_than_a_page(&self) -> bool {
+        self.chunks.len() > 1 || self.last_chunk_bytes() > TAIL_CHUNK_BYTES_MIN
     }
 
     /// Memory of all chunks.
@@ -435,9 +442,9 @@ mod tests {
         let (tail, _) = filled(&pool, 50);
         for time in 0..97 {
             let batch = u64::div_ceil(time, 2) * 2;
-            assert_eq!(tail.find_time(time), tail.find(Offset(batch)), "time {time}");
+            assert_eq!(tail.find_time(time, Position(0)), tail.find(Offset(batch)), "time {time}");
         }
-        assert_eq!(tail.find_time(1_000), tail.end());
+        assert_eq!(tail.find_time(1_000, Position(0)), tail.end());
     }
 
     #[test]

@@ -122,7 +122,9 @@ impl Checkpoints {
 
     /// Whether there is something to capture in the next turn.
     pub(super) fn is_capturing(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.stage == Stage::Capture)
+        self.current.as_ref().is_some_and(|current| {
+            current.stage == Stage::Capture && current.blocks.len() <= SNAPSHOT_WRITES_MAX
+        })
     }
 
     /// Whether nothing of this shard's is on its way to the disk.
@@ -210,6 +212,10 @@ impl Serving {
 
     pub(super) fn on_snapshot_allocated(&mut self, number: u8, bytes: u64, result: Result<(), IoError>) {
         self.checkpoints.growing -= 1;
+        if result == Err(IoError::NOT_DURABLE) && self.fail_unless_ok("sync", File::Snapshot(number), result)
+        {
+            return;
+        }
         self.checkpoints.has_failed_to_grow |= result.is_err();
         match result {
             Ok(()) => self.checkpoints.file_bytes[usize::from(number)] = bytes,
@@ -233,25 +239,44 @@ impl Serving {
 
     fn checkpoint_is_due(&self) -> bool {
         let checkpoints = &self.checkpoints;
-        let (_, prepared_bytes, _) = self.journal.space();
-        let is_much =
-            self.journal.bytes_since(checkpoints.last_start) >= prepared_bytes / JOURNAL_CHECKPOINT_PART;
+        let (_, prepared_bytes, used_bytes) = self.journal.space();
+        let part = prepared_bytes / JOURNAL_CHECKPOINT_PART;
+        let is_much = self.journal.bytes_since(checkpoints.last_start) >= part;
+        // Nearly full, and the next snapshot would let files go: a checkpoint that began late freed too little.
+        let frees =
+            checkpoints.kept.last().is_none_or(|last| last.turn < self.journal.replay_start().place.file);
+        let is_short = used_bytes > prepared_bytes - part && frees;
         let waits_for_removal = self
             .state
             .removals
             .front()
             .is_some_and(|first| !self.may_remove(first.lsn) && first.lsn <= self.journal.durable())
             && checkpoints.last_begun_ns + REMOVAL_INTERVAL_NS <= self.now.monotonic_ns;
-        let has_room =
-            self.snapshot_bytes_needed() <= checkpoints.file_bytes.iter().min().copied().unwrap_or(0);
-        (is_much || waits_for_removal) && has_room && checkpoints.growing == 0 && !self.is_shutting_down()
+        let has_room = self.snapshots_suffice();
+        (is_much || is_short || waits_for_removal)
+            && has_room
+            && checkpoints.growing == 0
+            && !self.is_shutting_down()
+    }
+
+    /// Whether the snapshot files have room for the state as it is.
+    fn snapshots_suffice(&self) -> bool {
+        self.snapshot_bytes_needed() <= self.checkpoints.file_bytes.iter().min().copied().unwrap_or(0)
     }
 
     /// When a checkpoint is due that nothing else would wake the shard for.
     pub(super) fn checkpoint_deadline_ns(&self) -> Option<u64> {
         let checkpoints = &self.checkpoints;
-        let waits =
-            !self.state.removals.is_empty() && checkpoints.current.is_none() && !self.is_shutting_down();
+        let has_unsaved = self
+            .state
+            .removals
+            .front()
+            .is_some_and(|first| !self.may_remove(first.lsn) && first.lsn <= self.journal.durable());
+        let waits = has_unsaved
+            && checkpoints.current.is_none()
+            && checkpoints.growing == 0
+            && self.snapshots_suffice()
+            && !self.is_shutting_down();
         let retries = checkpoints.has_failed_to_grow && checkpoints.growing == 0;
         [
             waits.then_some(checkpoints.last_begun_ns + REMOVAL_INTERVAL_NS),
@@ -316,6 +341,9 @@ impl Serving {
     fn capture(&mut self, checkpoint: &mut Checkpoint) {
         let applied = self.journal.appended();
         for _ in 0..CAPTURE_PER_TURN_MAX {
+            if checkpoint.blocks.len() > SNAPSHOT_WRITES_MAX {
+                return;
+            }
             let (slot, number) = checkpoint.next;
             if slot >= self.state.partitions.slot_count() {
                 if let Some(block) = checkpoint.writer.seal() {
@@ -499,6 +527,9 @@ impl Serving {
 
     pub(super) fn on_removed(&mut self, file: File, result: Result<(), IoError>) {
         self.checkpoints.removals_in_flight -= 1;
+        if result == Err(IoError::NOT_DURABLE) && self.fail_unless_ok("sync", file, result) {
+            return;
+        }
         match result {
             Ok(()) => self.counters.removed_files += 1,
             // The next start finds it, and that nothing names it.

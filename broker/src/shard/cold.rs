@@ -14,12 +14,14 @@ use super::state::State;
 use super::work::Work;
 use crate::bounded::Slab;
 use crate::io::{File, IoError, Op, Socket};
-use crate::limits::{COLD_READ_BYTES, COLD_STREAMS_MAX, PAGE_BYTES, SEGMENT_FOOTER_BYTES};
+use crate::limits::{COLD_IDLE_NS, COLD_READ_BYTES, COLD_STREAMS_MAX, PAGE_BYTES, SEGMENT_FOOTER_BYTES};
 use crate::log::{
     CheckEnd, Expected, Found, Log, Position, ReadLimit, Run, Segment, SegmentNumber, SegmentState,
     SparseIndex, Target, check_stored, cut_batches,
 };
 
+/// ENOMEM, ENFILE, EMFILE, EAGAIN.
+const TRANSIENT_ERRORS: [IoError; 4] = [IoError(12), IoError(23), IoError(24), IoError(11)];
 /// Windows that are read and not taken, per stream.
 const WINDOWS_MAX: usize = 2;
 /// Windows after which a stream makes room for others that wait.
@@ -88,7 +90,12 @@ struct Stream {
     windows_read: usize,
     /// Its reader has gone; it ends with the read that is in flight.
     is_abandoned: bool,
+    /// When its reader took something last, or a read ended.
+    used_ns: u64,
 }
+
+/// A stream, and who believes to have it: it may have been given to another.
+pub(super) type StreamKey = (u32, Reader);
 
 /// What a stream has for its reader.
 #[derive(Debug)]
@@ -109,7 +116,11 @@ pub(super) enum Taken {
 pub(super) struct ColdStreams {
     streams: Slab<Stream>,
     waiting: VecDeque<Reader>,
+    /// Readers whose turn it is: a free stream is kept for each.
+    promised: Vec<Reader>,
     streams_max: usize,
+    /// The time of this turn.
+    now_ns: u64,
     /// Reads that were asked for since the start.
     pub(super) reads: u64,
     /// Their bytes.
@@ -125,7 +136,9 @@ impl ColdStreams {
         Self {
             streams: Slab::new(streams_max),
             waiting: VecDeque::new(),
+            promised: Vec::new(),
             streams_max,
+            now_ns: 0,
             reads: 0,
             read_bytes: 0,
             damaged: 0,
@@ -139,7 +152,8 @@ impl ColdStreams {
             .any(|stream| !matches!(stream.phase, Phase::Idle) && File::Segment(stream.number.0) == file)
     }
 
-    /// Begins to read; `None` when all streams are in use: the reader is told when it is its turn.
+    /// Begins to read; `None` when what is looked for is not behind the tail, or all streams are in use: then the reader
+    /// is told when it is its turn.
     pub(super) fn begin(
         &mut self,
         reader: Reader,
@@ -148,11 +162,16 @@ impl ColdStreams {
         log: &Log,
     ) -> Option<u32> {
         let Found::Cold { number, from, offset, is_indexed } = log.find(goal) else { return None };
-        if self.streams.len() == self.streams_max {
+        let promise = self.promised.iter().position(|promised| *promised == reader);
+        let is_free = self.streams.len() + self.promised.len() < self.streams_max && self.waiting.is_empty();
+        if promise.is_none() && !is_free {
             if !self.waiting.contains(&reader) {
                 self.waiting.push_back(reader);
             }
             return None;
+        }
+        if let Some(promise) = promise {
+            self.promised.swap_remove(promise);
         }
         let stream = Stream {
             reader,
@@ -172,31 +191,59 @@ impl ColdStreams {
             damage: None,
             windows_read: 0,
             is_abandoned: false,
+            used_ns: self.now_ns,
         };
         self.streams.insert(stream).ok()
     }
 
-    /// The reader does not want more. Gives who is next in the queue.
-    pub(super) fn end(&mut self, index: u32) -> Option<Reader> {
-        let stream = self.streams.get_mut(index)?;
+    /// The reader does not want more.
+    pub(super) fn end(&mut self, key: StreamKey) {
+        let Some(stream) = self.stream(key) else { return };
         if matches!(stream.phase, Phase::Idle) {
-            self.streams.remove(index);
-            return self.waiting.pop_front();
+            self.streams.remove(key.0);
+        } else {
+            stream.is_abandoned = true;
+            stream.windows.clear();
         }
-        stream.is_abandoned = true;
-        stream.windows.clear();
-        None
+    }
+
+    /// The stream, unless it was given to another reader.
+    fn stream(&mut self, (index, reader): StreamKey) -> Option<&mut Stream> {
+        self.streams.get_mut(index).filter(|stream| stream.reader == reader && !stream.is_abandoned)
+    }
+
+    /// The readers whose turn it is now, one for each stream that is free, or held by a reader that takes nothing.
+    /// A stream is kept for each of them until the next call.
+    pub(super) fn next_turns(&mut self, now_ns: u64) -> Vec<Reader> {
+        self.now_ns = now_ns;
+        self.promised.clear();
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let is_unused =
+            |stream: &Stream| matches!(stream.phase, Phase::Idle) && stream.used_ns + COLD_IDLE_NS <= now_ns;
+        if self.streams.len() == self.streams_max
+            && let Some(unused) = self.streams.find(is_unused)
+        {
+            self.streams.remove(unused);
+        }
+        let free = self.streams_max - self.streams.len();
+        let next: Vec<Reader> = self.waiting.drain(..free.min(self.waiting.len())).collect();
+        self.promised.clone_from(&next);
+        next
     }
 
     /// The reader no longer waits for a stream.
     pub(super) fn forget(&mut self, reader: Reader) {
         self.waiting.retain(|waiting| *waiting != reader);
+        self.promised.retain(|promised| *promised != reader);
     }
 
     /// What the stream has now.
-    pub(super) fn take(&mut self, index: u32, log: &Log, end: Offset, limit: ReadLimit) -> Taken {
-        let is_contended = !self.waiting.is_empty();
-        let Some(stream) = self.streams.get_mut(index) else { return Taken::Stale };
+    pub(super) fn take(&mut self, key: StreamKey, log: &Log, end: Offset, limit: ReadLimit) -> Taken {
+        let (is_contended, now_ns) = (!self.waiting.is_empty(), self.now_ns);
+        let Some(stream) = self.stream(key) else { return Taken::Stale };
+        stream.used_ns = now_ns;
         if stream.generation != log.generation() {
             return Taken::Stale;
         }
@@ -239,15 +286,16 @@ impl ColdStreams {
     }
 
     /// Whether the stream has something to take without waiting.
-    pub(super) fn has_news(&self, index: u32) -> bool {
-        let stream = self.streams.get(index);
-        stream.is_some_and(|stream| !stream.windows.is_empty() || stream.damage.is_some())
+    pub(super) fn has_news(&mut self, key: StreamKey) -> bool {
+        self.stream(key).is_some_and(|stream| !stream.windows.is_empty() || stream.damage.is_some())
     }
 
     /// Asks for what the stream needs next, as far as it may read ahead. `false` when there is no memory for it now.
-    pub(super) fn advance(&mut self, index: u32, log: &Log, pool: &Pool, ops: &mut Vec<Op>) -> bool {
-        let is_contended = !self.waiting.is_empty();
-        let Some(stream) = self.streams.get_mut(index) else { return true };
+    pub(super) fn advance(&mut self, key: StreamKey, log: &Log, pool: &Pool, ops: &mut Vec<Op>) -> bool {
+        let (is_contended, (index, reader)) = (!self.waiting.is_empty(), key);
+        let Some(stream) = self.streams.get_mut(index).filter(|stream| stream.reader == reader) else {
+            return true;
+        };
         let must_wait = !matches!(stream.phase, Phase::Idle)
             || stream.windows.len() >= WINDOWS_MAX
             || stream.damage.is_some()
@@ -316,7 +364,9 @@ impl ColdStreams {
         state: &State,
         pool: &Pool,
     ) -> Option<Reader> {
+        let now_ns = self.now_ns;
         let stream = self.streams.get_mut(index).expect("a stream lives as long as its read");
+        stream.used_ns = now_ns;
         let phase = std::mem::replace(&mut stream.phase, Phase::Idle);
         let partition = state.partitions.get(stream.partition);
         let log = partition.map(|partition| &partition.log);
@@ -325,7 +375,7 @@ impl ColdStreams {
             let reader = stream.reader;
             if stream.is_abandoned {
                 self.streams.remove(index);
-                return self.waiting.pop_front();
+                return None;
             }
             return Some(reader);
         }
@@ -340,8 +390,8 @@ impl ColdStreams {
                 stream.locate(segment, index.unwrap_or_default());
             }
             Phase::Reading { from, bytes } => {
-                if result.is_err() {
-                    stream.on_read_error(bytes);
+                if let Err(error) = result {
+                    stream.on_read_error(error, bytes);
                 } else {
                     stream.on_window(buffer, from, bytes, log, segment, pool);
                 }
@@ -384,7 +434,11 @@ impl Stream {
     }
 
     /// A shorter read may spare what cannot be read.
-    fn on_read_error(&mut self, bytes: usize) {
+    fn on_read_error(&mut self, error: IoError, bytes: usize) {
+        // No descriptor or no memory for now says nothing about the data: the reader asks again.
+        if TRANSIENT_ERRORS.contains(&error) {
+            return;
+        }
         let least = (self.next.in_page() + self.needed).next_multiple_of(PAGE_BYTES);
         self.is_damaged = bytes <= least;
         self.is_careful = true;

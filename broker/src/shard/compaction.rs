@@ -21,8 +21,8 @@ use super::serving::Serving;
 use super::state::Removal;
 use super::work::Work;
 use crate::io::{CompactError, CompactJob, CompactSource, Compacted, File, Now, Op, Rewritten};
+use crate::journal::JournalFull;
 use crate::journal::entry::{EntryKind, SegmentsReplaced};
-use crate::journal::{JournalFull, Lsn};
 use crate::limits::{
     ANSWER_OVERHEAD_BYTES, COMPACT_INTERVAL_NS, COMPACT_KEYS_BYTES_MAX, COMPACT_KEYS_MAX, COMPACT_RETRY_NS,
     COMPACT_SEGMENTS_WORTHWHILE, COMPACT_SOURCES_MAX, RETENTION_PER_TURN_MAX,
@@ -263,7 +263,7 @@ impl Serving {
     fn drop_successor(&mut self, running: &Running, rewritten: Rewritten) {
         self.compaction.round = None;
         if rewritten.bytes > 0 {
-            let lsn = Lsn(self.journal.appended().0 + 1);
+            let lsn = self.journal.appended();
             self.state.removals.push_back(Removal { number: running.number, lsn });
         }
     }

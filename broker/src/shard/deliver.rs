@@ -13,7 +13,9 @@ use super::connection::{Connection, Stage};
 use super::serving::Serving;
 use super::session::OffsetRange;
 use crate::io::{IoError, Op, Socket};
-use crate::limits::{DELIVERY_IN_FLIGHT_BYTES_MAX, DELIVERY_SLICE_BYTES, SEND_STALL_NS};
+use crate::limits::{
+    COLD_IDLE_NS, DELIVERY_IN_FLIGHT_BYTES_MAX, DELIVERY_SLICE_BYTES, SEND_STALL_NS, STARVED_RETRY_NS,
+};
 use crate::log::{Found, ReadLimit, Run, Target};
 
 impl Serving {
@@ -186,17 +188,17 @@ impl Serving {
         let log = &partition.log;
         let reader = Reader::Cursor { subscription: index, cursor: number };
         if let Some(stream) = cursor.cold {
-            match self.cold.take(stream, log, end, limit) {
+            match self.cold.take((stream, reader), log, end, limit) {
                 Taken::Run(run) => {
                     cursor.generation = log.generation();
-                    self.cold.advance(stream, log, &self.pool, &mut self.ops);
+                    self.cold.advance((stream, reader), log, &self.pool, &mut self.ops);
                     return Next::Run(run);
                 }
                 Taken::Later => {
-                    if !self.cold.advance(stream, log, &self.pool, &mut self.ops) {
+                    if !self.cold.advance((stream, reader), log, &self.pool, &mut self.ops) {
                         self.starved.push(reader);
                     }
-                    if self.cold.has_news(stream) {
+                    if self.cold.has_news((stream, reader)) {
                         subscription.wake(number);
                     }
                     return Next::Nothing;
@@ -207,11 +209,11 @@ impl Serving {
                 Taken::CaughtUp(at) => {
                     (cursor.at, cursor.goal, cursor.generation) = (at, None, log.generation());
                     cursor.cold = None;
-                    self.end_cold(stream);
+                    self.cold.end((stream, reader));
                 }
                 Taken::Stale => {
                     cursor.lose_place();
-                    self.end_cold(stream);
+                    self.cold.end((stream, reader));
                 }
             }
         }
@@ -227,20 +229,22 @@ impl Serving {
             cursor.lose_place();
         }
         if let Some(goal) = cursor.goal {
-            if let Found::Tail(at) = log.find(goal) {
+            if let Found::Tail(at) = log.find_behind(goal, cursor.looked_up_to) {
                 (cursor.at, cursor.generation) = (at, log.generation());
                 // A time that lies ahead is looked for until something is there.
                 if at < log.tail.end() || matches!(goal, Target::Offset(_)) {
                     cursor.goal = None;
+                } else {
+                    cursor.looked_up_to = at;
                 }
             } else {
                 let reader = Reader::Cursor { subscription: index, cursor: number };
                 cursor.cold = self.cold.begin(reader, cursor.partition, goal, log);
                 if let Some(stream) = cursor.cold {
-                    if !self.cold.advance(stream, log, &self.pool, &mut self.ops) {
+                    if !self.cold.advance((stream, reader), log, &self.pool, &mut self.ops) {
                         self.starved.push(reader);
                     }
-                    if self.cold.has_news(stream) {
+                    if self.cold.has_news((stream, reader)) {
                         subscription.wake(number);
                     }
                 }
@@ -259,18 +263,25 @@ impl Serving {
         }
     }
 
-    /// A stream is not wanted any more: who waits for one is next.
-    pub(super) fn end_cold(&mut self, stream: u32) {
-        if let Some(reader) = self.cold.end(stream) {
+    /// Readers whose turn it is get a stream; those that found no memory try again after a while.
+    pub(super) fn wake_readers(&mut self) {
+        let now_ns = self.now.monotonic_ns;
+        for reader in self.cold.next_turns(now_ns) {
             self.wake_reader(reader);
+        }
+        if self.starved_until_ns <= now_ns && !self.starved.is_empty() {
+            self.starved_until_ns = now_ns + STARVED_RETRY_NS;
+            for reader in std::mem::take(&mut self.starved) {
+                self.wake_reader(reader);
+            }
         }
     }
 
-    /// Readers that found no memory try again.
-    pub(super) fn wake_starved(&mut self) {
-        for reader in std::mem::take(&mut self.starved) {
-            self.wake_reader(reader);
-        }
+    /// When readers that wait are looked at again.
+    pub(super) fn readers_deadline_ns(&self) -> Option<u64> {
+        let starved = (!self.starved.is_empty()).then_some(self.starved_until_ns);
+        let waiting = self.cold.is_contended().then_some(self.now.monotonic_ns + COLD_IDLE_NS);
+        [starved, waiting].into_iter().flatten().min()
     }
 
     fn wake_reader(&mut self, reader: Reader) {

@@ -68,7 +68,7 @@ impl Serving {
         let mut header = FrameHeader::answer(Opcode::Fetch, Status::Ok, fetch.correlation, fetch.partition.0);
         let Some(partition) = self.state.partitions.get(fetch.partition) else {
             if let Some(stream) = fetch.cold {
-                self.end_cold(stream);
+                self.cold.end((stream, Reader::Fetch(connection.socket)));
             }
             header.status = (Status::StaleHandle as u16).into();
             if self.catalog_is_in_doubt() {
@@ -92,7 +92,7 @@ impl Serving {
             }
         };
         if let Some(stream) = fetch.cold.take() {
-            self.end_cold(stream);
+            self.cold.end((stream, Reader::Fetch(connection.socket)));
         }
         if let Some((status, range)) = refused.filter(|_| runs.bytes == 0) {
             header.status = (status as u16).into();
@@ -116,6 +116,7 @@ impl Serving {
     fn collect(&mut self, socket: Socket, fetch: &mut PendingFetch, runs: &mut Runs) -> Collected {
         let Some(partition) = self.state.partitions.get(fetch.partition) else { return Collected::Done };
         let (log, end) = (&partition.log, partition.durable_end());
+        let reader = Reader::Fetch(socket);
         if partition.is_being_trimmed(fetch.from) {
             self.starved.push(Reader::Fetch(socket));
             return Collected::Later;
@@ -125,7 +126,7 @@ impl Serving {
         }
         if let Some(stream) = fetch.cold {
             loop {
-                match self.cold.take(stream, log, end, runs.limit()) {
+                match self.cold.take((stream, reader), log, end, runs.limit()) {
                     Taken::Run(run) => {
                         if !runs.take(run) {
                             return Collected::Done;
@@ -138,18 +139,18 @@ impl Serving {
                     // What is there is a whole answer: the client asks for the rest.
                     Taken::Later if runs.bytes > 0 => return Collected::Done,
                     Taken::Later => {
-                        if !self.cold.advance(stream, log, &self.pool, &mut self.ops) {
-                            self.starved.push(Reader::Fetch(socket));
+                        if !self.cold.advance((stream, reader), log, &self.pool, &mut self.ops) {
+                            self.starved.push(reader);
                         }
-                        if !self.cold.has_news(stream) {
+                        if !self.cold.has_news((stream, reader)) {
                             return Collected::Later;
                         }
                     }
                     Taken::Damaged(damage) => return Collected::Damaged(damage),
                     Taken::Stale => {
                         fetch.cold = None;
-                        self.end_cold(stream);
-                        self.starved.push(Reader::Fetch(socket));
+                        self.cold.end((stream, reader));
+                        self.starved.push(reader);
                         return Collected::Later;
                     }
                 }
@@ -165,11 +166,11 @@ impl Serving {
             }
             Found::Cold { .. } => {
                 let goal = Target::Offset(fetch.from);
-                fetch.cold = self.cold.begin(Reader::Fetch(socket), fetch.partition, goal, log);
+                fetch.cold = self.cold.begin(reader, fetch.partition, goal, log);
                 if let Some(stream) = fetch.cold {
-                    let has_memory = self.cold.advance(stream, log, &self.pool, &mut self.ops);
-                    if !has_memory || self.cold.has_news(stream) {
-                        self.starved.push(Reader::Fetch(socket));
+                    let has_memory = self.cold.advance((stream, reader), log, &self.pool, &mut self.ops);
+                    if !has_memory || self.cold.has_news((stream, reader)) {
+                        self.starved.push(reader);
                     }
                 }
                 Collected::Later

@@ -117,7 +117,8 @@ fn judge(partition: &Partition, wall_ms: u64) -> Verdict {
     let mut bytes = partition.log.bytes();
     let mut start = None;
     for segment in segments.iter().take_while(|segment| segment.state == SegmentState::Sealed) {
-        let is_too_old = settings.retention_ms > 0 && segment.last_ms + settings.retention_ms < wall_ms;
+        let is_too_old =
+            settings.retention_ms > 0 && segment.last_ms.saturating_add(settings.retention_ms) < wall_ms;
         let is_too_much = settings.retention_bytes > 0 && bytes - segment.bytes() >= settings.retention_bytes;
         if !is_too_old && !is_too_much {
             break;
@@ -132,6 +133,6 @@ fn judge(partition: &Partition, wall_ms: u64) -> Verdict {
         return Verdict::Keep;
     };
     let age_max = [settings.segment_ms, settings.retention_ms].into_iter().filter(|age| *age > 0).min();
-    let is_of_age = age_max.is_some_and(|age| open.opened_ms + age < wall_ms);
+    let is_of_age = age_max.is_some_and(|age| open.opened_ms.saturating_add(age) < wall_ms);
     if is_of_age { Verdict::Close } else { Verdict::Keep }
 }

@@ -69,7 +69,7 @@ impl Serving {
         let goal = Target::Offset(from);
         let Some(stream) = self.cold.begin(Reader::Scrub, handle, goal, &partition.log) else { return false };
         self.scrub.reading = Some(Reading { partition: handle, stream });
-        self.cold.advance(stream, &partition.log, &self.pool, &mut self.ops);
+        self.cold.advance((stream, Reader::Scrub), &partition.log, &self.pool, &mut self.ops);
         true
     }
 
@@ -80,9 +80,9 @@ impl Serving {
             return self.end_scrub(stream);
         }
         let nothing = ReadLimit { bytes_max: 0, records_max: 0 };
-        match self.cold.take(stream, &partition.log, partition.durable_end(), nothing) {
+        match self.cold.take((stream, Reader::Scrub), &partition.log, partition.durable_end(), nothing) {
             Taken::Later => {
-                self.cold.advance(stream, &partition.log, &self.pool, &mut self.ops);
+                self.cold.advance((stream, Reader::Scrub), &partition.log, &self.pool, &mut self.ops);
             }
             Taken::Damaged(damage) => {
                 let (first, next) = (damage.first, damage.next);
@@ -96,6 +96,6 @@ impl Serving {
 
     fn end_scrub(&mut self, stream: u32) {
         self.scrub.reading = None;
-        self.end_cold(stream);
+        self.cold.end((stream, Reader::Scrub));
     }
 }

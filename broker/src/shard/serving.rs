@@ -48,6 +48,8 @@ pub(super) struct Serving {
     pub(super) cold: ColdStreams,
     /// Readers of cold streams that found no memory in this turn.
     pub(super) starved: Vec<Reader>,
+    /// They try again then.
+    pub(super) starved_until_ns: u64,
     /// Set once a write or flush other than the journal's has failed.
     pub(super) storage_failure: Option<JournalFailure>,
     /// Topics whose first segments are being made, and who waits for them.
@@ -111,6 +113,7 @@ impl Serving {
             scrub: Scrub::default(),
             cold: ColdStreams::new(plan.cold_bytes),
             starved: Vec::new(),
+            starved_until_ns: 0,
             storage_failure: None,
             creations: Vec::new(),
             parked_creations: Vec::new(),
@@ -206,7 +209,7 @@ impl Serving {
         let is_short = self.pool.used_bytes() > self.plan.relief_bytes;
         let is_urgent = is_short || used_bytes > prepared_bytes / 2;
         let may_wait = used_bytes < prepared_bytes / JOURNAL_CHECKPOINT_PART && !self.journal.is_quiet();
-        if may_wait && !is_urgent {
+        if may_wait && !is_urgent && self.write_behind.undrained() == 0 {
             return;
         }
         if is_short {
@@ -223,7 +226,7 @@ impl Serving {
         self.answer_durable();
         self.tell_trims();
         self.seal_closed();
-        self.wake_starved();
+        self.wake_readers();
         self.resume_dirty();
         self.journal.on_turn_end(now, &mut self.ops);
         if self.marker_deadline_ns().is_some_and(|deadline| deadline <= now.monotonic_ns) {
@@ -255,12 +258,13 @@ impl Serving {
                 self.marker_deadline_ns(),
                 self.checkpoint_deadline_ns(),
                 self.retention_deadline_ns(),
+                self.readers_deadline_ns(),
             ]
             .into_iter()
             .flatten()
             .min(),
             commit_since_ns: self.waiters.front().map(|waiter| waiter.since_ns),
-            work_left: !self.dirty.is_empty() || self.checkpoint_has_work() || !self.starved.is_empty(),
+            work_left: !self.dirty.is_empty() || self.checkpoint_has_work(),
         }
     }
 
@@ -349,7 +353,7 @@ impl Serving {
         }
         self.cold.forget(Reader::Fetch(connection.socket));
         for stream in connection.fetches.iter().filter_map(|fetch| fetch.cold) {
-            self.end_cold(stream);
+            self.cold.end((stream, Reader::Fetch(connection.socket)));
         }
         self.connection_count -= 1;
         self.ops.push(Op::Close { socket: connection.socket });

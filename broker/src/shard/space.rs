@@ -164,6 +164,10 @@ impl Serving {
     pub(super) fn on_segment_allocated(&mut self, number: u64, bytes: u64, result: Result<(), IoError>) {
         let number = SegmentNumber(number);
         let handle = self.space.requests.remove(&number).expect("space that comes was asked for");
+        if result == Err(IoError::NOT_DURABLE) && self.fail_unless_ok("sync", File::Segment(number.0), result)
+        {
+            return;
+        }
         if let Err(error) = result {
             self.space.not_before_ns = self.now.monotonic_ns + SPACE_RETRY_NS;
             if !std::mem::replace(&mut self.space.has_warned, true) {
@@ -180,7 +184,7 @@ impl Serving {
             }
             None if result.is_ok() => {
                 // Its topic was deleted meanwhile. The file may be in the list already, as one that was growing.
-                let lsn = Lsn(self.journal.appended().0 + 1);
+                let lsn = self.journal.appended();
                 if !self.state.removals.iter().any(|removal| removal.number == number) {
                     self.state.removals.push_back(Removal { number, lsn });
                 }

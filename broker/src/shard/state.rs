@@ -38,7 +38,7 @@ pub(super) struct State {
     pub(super) next_segment: u64,
     /// Files that are to be removed once no kept snapshot needs them, in the order of LSNs.
     pub(super) removals: VecDeque<Removal>,
-    /// Partitions in the order in which chunks were added to their tails: the oldest go first.
+    /// Partitions whose tails may give memory back, in turn.
     pub(super) chunk_order: VecDeque<Handle>,
     /// Length of the chunks at the ends of all tails: what cannot be given back for now.
     pub(super) last_chunks_bytes: usize,
@@ -195,13 +195,20 @@ impl State {
         if self.partitions.iter().any(|partition| partition.is_missing) {
             return Err(RecoveryError::Contradiction);
         }
+        let is_missing = |segment: &&Segment| {
+            segment.state != SegmentState::Sealed && !self.files.contains_key(&segment.number)
+        };
+        let missing = self.partitions.iter().flat_map(|partition| partition.log.segments()).find(is_missing);
+        if let Some(segment) = missing {
+            return Err(RecoveryError::MissingSegment(segment.number.0));
+        }
         let named: BTreeSet<SegmentNumber> = self
             .partitions
             .iter()
             .flat_map(|partition| partition.log.segments().iter().map(|segment| segment.number))
             .chain(self.removals.iter().map(|removal| removal.number))
             .collect();
-        let lsn = Lsn::new(next, 0);
+        let lsn = Lsn(Lsn::new(next, 0).0 - 1);
         let highest = self.files.keys().chain(named.iter()).map(|number| number.0 + 1).max().unwrap_or(0);
         self.next_segment = self.next_segment.max(highest);
         let files = std::mem::take(&mut self.files);
@@ -242,7 +249,9 @@ impl State {
         let may_grow = self.last_chunks_bytes + last_bytes < pool.capacity_bytes() / 4;
         let Some(is_new) = partition.reserve(pool, bytes, may_grow) else { return false };
         if is_new {
-            self.chunk_order.push_back(handle);
+            if !std::mem::replace(&mut partition.is_in_order, true) {
+                self.chunk_order.push_back(handle);
+            }
             let grown = self.last_chunks_bytes + partition.log.tail.last_chunk_bytes();
             self.last_chunks_bytes = grown.saturating_sub(last_bytes);
         }
@@ -264,6 +273,7 @@ impl State {
         self.catalog.apply_delete(key);
         let mut partitions = self.partitions.apply_delete(key);
         for partition in &mut partitions {
+            self.stored_bytes = self.stored_bytes.saturating_sub(partition.log.bytes());
             self.segment_count -= partition.log.segments().len();
             self.last_chunks_bytes =
                 self.last_chunks_bytes.saturating_sub(partition.log.tail.last_chunk_bytes());
@@ -314,12 +324,15 @@ impl State {
         let added = usize::from(successor.is_some());
         let (first, count) = (SegmentNumber(replaced.first.get()), replaced.count.get() as usize);
         let before = partition.log.bytes();
+        let last_chunk_before = partition.log.tail.last_chunk_bytes();
         let removed = partition.log.apply_replace(first, count, successor);
         if removed.is_empty() {
             return 0;
         }
+        let last_chunk = partition.log.tail.last_chunk_bytes();
         self.next_segment = self.next_segment.max(replaced.number.get() + 1);
         self.stored_bytes = self.stored_bytes.saturating_sub(before.saturating_sub(partition.log.bytes()));
+        self.on_relieved(last_chunk_before, last_chunk);
         self.segment_count = self.segment_count + added - removed.len();
         let count = removed.len();
         self.removals.extend(removed.into_iter().map(|number| Removal { number, lsn }));

@@ -41,6 +41,8 @@ pub(super) struct PartitionCursor {
     pub(super) partition: Handle,
     /// What comes next, until it was found.
     pub(super) goal: Option<Target>,
+    /// A time was looked for up to here, and not found.
+    pub(super) looked_up_to: Position,
     /// Where that is in the log, once it was found;
     pub(super) at: Position,
     /// true as long as the log has this generation.
@@ -56,7 +58,16 @@ impl PartitionCursor {
     /// A cursor whose place is to be found.
     fn new(partition: Handle, goal: Target, next: Offset) -> Self {
         let at = Position(0);
-        Self { partition, goal: Some(goal), at, generation: 0, next, cold: None, is_ready: false }
+        Self {
+            partition,
+            goal: Some(goal),
+            looked_up_to: Position(0),
+            at,
+            generation: 0,
+            next,
+            cold: None,
+            is_ready: false,
+        }
     }
 
     /// Begins anew from the next record.
@@ -244,9 +255,10 @@ impl Serving {
     pub(super) fn drop_subscription(&mut self, index: u32) -> usize {
         let Some(subscription) = self.subscriptions.remove(index) else { return 0 };
         for (number, cursor) in (0..).zip(&subscription.cursors) {
-            self.cold.forget(Reader::Cursor { subscription: index, cursor: number });
+            let reader = Reader::Cursor { subscription: index, cursor: number };
+            self.cold.forget(reader);
             if let Some(stream) = cursor.cold {
-                self.end_cold(stream);
+                self.cold.end((stream, reader));
             }
             if let Some(partition) = self.state.partitions.get_mut(cursor.partition) {
                 partition.subscribers.retain(|subscriber| subscriber.subscription != index);

@@ -18,8 +18,8 @@ use crate::partition::Partition;
 
 /// Chunks looked at in one turn to give memory back.
 const RELIEF_PER_TURN_MAX: usize = 256;
-/// Writes in flight: more than any number of bytes allows.
-const WRITES_MAX: usize = 16_384;
+/// Writes in flight: many small ones leave room in the ring to the journal and the sockets.
+const WRITES_MAX: usize = 64;
 
 #[derive(Debug)]
 struct Write {
@@ -189,12 +189,21 @@ impl WriteBehindQueue {
             let before = partition.log.tail.last_chunk_bytes();
             if partition.log.tail.evict(written) || partition.log.tail.shrink(pool, written, end) {
                 let after = partition.log.tail.last_chunk_bytes();
+                partition.is_in_order = partition.log.tail.holds_more_than_a_page();
+                if partition.is_in_order {
+                    state.chunk_order.push_back(handle);
+                }
                 state.on_relieved(before, after);
                 continue;
             }
             if partition.log.is_behind() {
                 self.enqueue(partition);
                 unwritten.push(handle);
+            } else if partition.log.tail.holds_more_than_a_page() {
+                // There was no memory to shrink it into.
+                state.chunk_order.push_back(handle);
+            } else {
+                partition.is_in_order = false;
             }
         }
         for handle in unwritten.into_iter().rev() {

@@ -135,11 +135,8 @@ pub(crate) fn list_topics() -> Vec<u8> {
 /// Everything from an offset on, as far as one answer holds it.
 pub(crate) fn fetch(partition: Handle, from: u64) -> Vec<u8> {
     with_envelope(Opcode::Fetch, partition.0, |builder| {
-        let args = wire::FetchRequestArgs {
-            offset_from: from,
-            offset_to: u64::MAX,
-            bytes_max: FETCH_BYTES_MAX,
-        };
+        let args =
+            wire::FetchRequestArgs { offset_from: from, offset_to: u64::MAX, bytes_max: FETCH_BYTES_MAX };
         wire::FetchRequest::create(builder, &args)
     })
 }
@@ -161,5 +158,5 @@ fn with_envelope<T>(
     let mut table = Vec::new();
     let length = envelope::finish_into(&mut builder, root, &mut table);
     let header = FrameHeader::new(opcode, CORRELATION, subject).with_lengths(length, 0);
-    [header.as_bytes(), &table].concat()
+    [header.as_bytes(), &table[..]].concat()
 }

@@ -24,10 +24,12 @@ const POOL_BYTES: usize = 32 << 20;
 const SOCKET: Socket = Socket { slot: 0, generation: 0 };
 const START_NS: u64 = 1_000_000_000;
 /// What a turn takes.
-const TURN_NS: u64 = 100;
+const TURN_NS: u64 = 1_000;
 const MS: u64 = 1_000_000;
 /// Turns without an end to be seen; more means that something goes round in circles.
 const TURNS_MAX: u32 = 20_000;
+/// Milliseconds after which an answer will not come.
+const PATIENCE_MS: u32 = 100;
 
 /// Why nobody serves.
 #[derive(Debug)]
@@ -112,6 +114,8 @@ pub(crate) struct World<'a> {
     arrived: Vec<Completion>,
     elapsed_ns: u64,
     wall_start_ms: u64,
+    /// Recovery has looked at segments.
+    pub(crate) has_recovered_from_segments: bool,
 }
 
 impl<'a> World<'a> {
@@ -120,8 +124,17 @@ impl<'a> World<'a> {
         let files = disk.lengths().clone();
         let shard = Shard::new(config(), files, pool.clone()).map_err(NoStart::Refused)?;
         let outside = Outside { disk, completions: Vec::new(), receive: None, held: None, sent: Vec::new() };
-        let mut world = Self { shard, outside, arrived: Vec::new(), elapsed_ns: 0, wall_start_ms: wall_ms };
+        let mut world = Self {
+            shard,
+            outside,
+            arrived: Vec::new(),
+            elapsed_ns: 0,
+            wall_start_ms: wall_ms,
+            has_recovered_from_segments: false,
+        };
         for _ in 0..TURNS_MAX {
+            // What is asked for in the last of these turns is the scrub's: nobody has seen it when recovery ends.
+            world.has_recovered_from_segments = world.outside.disk.segment_reads > 0;
             world.turn();
             match world.shard.failure() {
                 Some(ShardFailure::Recovery(error)) => return Err(NoStart::Refused(error)),
@@ -141,10 +154,7 @@ impl<'a> World<'a> {
     }
 
     pub(crate) fn now(&self) -> Now {
-        Now {
-            monotonic_ns: START_NS + self.elapsed_ns,
-            wall_ms: self.wall_start_ms + self.elapsed_ns / MS,
-        }
+        Now { monotonic_ns: START_NS + self.elapsed_ns, wall_ms: self.wall_start_ms + self.elapsed_ns / MS }
     }
 
     pub(crate) fn disk(&self) -> &Disk<'a> {
@@ -209,6 +219,12 @@ impl<'a> World<'a> {
         self.outside.sent.clear();
         self.receive(request);
         self.settle();
+        for _ in 0..PATIENCE_MS {
+            if wire::answers(&self.outside.sent).next().is_some() {
+                break;
+            }
+            self.advance(1);
+        }
         wire::answers(&self.outside.sent).next()
     }
 
@@ -239,7 +255,8 @@ impl<'a> World<'a> {
             });
         }
         self.settle();
-        self.shard.on_mail(self.now(), Mail::Shutdown);
+        let now = self.now();
+        self.shard.on_mail(now, Mail::Shutdown);
         for _ in 0..TURNS_MAX {
             self.turn();
             if self.shard.is_stopped() {
