@@ -1,12 +1,12 @@
 //! One bit of a data directory rots, any bit: then what is read is right, or the start is refused, or what cannot be
 //! read is named. Nothing wrong is delivered, and nothing that was acknowledged is missing without a word.
 //!
-//! The real shard makes a small directory in memory (`flip/story.rs`). Then one bit of every byte that was ever written is
-//! flipped, a shard is started over that, and everything is read over the wire. Of journal blocks that are older than both
-//! snapshots, the test tries the first 128 bytes of each page and every 61st byte of the rest; `EVERY_BYTE=1` has every
-//! byte of everything tried, which takes minutes. The second test does the same to a directory whose broker was killed right
-//! behind its last acknowledgement: there is one window in which damage cannot be told from a torn tail. docs/FORMAT.md
-//! names it, and the test prints where it lies.
+//! The real shard makes a small directory in memory (`flip/story.rs`). Then one bit of every byte that was ever written
+//! is flipped, a shard is started over that, and everything is read over the wire. Of journal blocks that are older than
+//! both snapshots, the test tries the headers and every 61st byte of the rest; `EVERY_BYTE=1` has every byte of everything
+//! tried, which takes minutes. The second test does the same to a directory whose broker was killed right behind its last
+//! acknowledgement, and tries every byte of the superblock and the last blocks. There is one window in which damage cannot
+//! be told from a torn tail: docs/FORMAT.md names it, and the test prints where it lies.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is the right answer")]

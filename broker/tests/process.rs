@@ -3,22 +3,31 @@
 //! `SEED=<number>` repeats a kill loop's choices; `ROUNDS=<number>` makes it longer.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is the right answer")]
 
+#[path = "process/numbered.rs"]
+mod numbered;
 #[path = "process/served.rs"]
 mod served;
+#[path = "process/small_disk.rs"]
+mod small_disk;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use client::blocking::{Client, Options, SubscribeOptions};
+use client::blocking::{Client, Options, SubscribeOptions, unix_ms};
+use client::connection::{Start, TopicSettings};
 use client::producer::{Outcome, Placement, ProducerOptions};
+use numbered::Numbered;
 use protocol::batch::Record;
+use protocol::ids::Offset;
+use protocol::status::Status;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use served::{Served, directory, forebay, refused, serve_command, shared_log};
+use small_disk::SmallDisk;
 
 /// Longer than any answer takes; only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -302,4 +311,100 @@ fn a_rotten_block_that_was_acknowledged_refuses_the_start() {
     assert_eq!(code, Some(5), "{message}");
     assert!(message.contains("corruption of acknowledged data"), "{message}");
     assert_eq!(std::fs::read(&journal).unwrap(), bytes, "nothing was changed");
+}
+
+/// A client that waits as long as a slow disk may take.
+fn patient_client(broker: &Served) -> Client {
+    Client::connect(broker.address.as_str(), Options { request_timeout: PATIENCE, ..options() }).unwrap()
+}
+
+/// A time that lies behind everything so far and before everything from now on, in milliseconds since 1970.
+#[allow(clippy::disallowed_methods, reason = "the clock that the broker reads has to go on a little")]
+fn time_between() -> u64 {
+    let reached_ms = unix_ms();
+    while unix_ms() < reached_ms + 50 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    reached_ms + 25
+}
+
+#[test]
+fn records_beyond_journal_and_memory_come_back_after_a_kill() {
+    const JOURNAL_BYTES: u64 = 32 << 20;
+    const MEMORY_BYTES: u64 = 64 << 20;
+    let sizes = ["--journal-bytes=32MiB", "--memory-bytes=64MiB"];
+    // Some 300 MiB.
+    let big = Numbered { topic: "big", record_bytes: 60_000 };
+    let (middle, end) = (2_625, 5_250);
+
+    let data = directory();
+    let broker = Served::start_with(data.path(), &sizes);
+    let mut client = patient_client(&broker);
+    client.create_topic(big.topic, 1).unwrap();
+    let mut producer = client.producer(big.topic, ProducerOptions::default()).unwrap();
+    big.produce(&mut producer, 0..middle);
+    let middle_ms = time_between();
+    big.produce(&mut producer, middle..end);
+    broker.kill();
+    drop((producer, client));
+
+    let broker = Served::start_with(data.path(), &sizes);
+    let mut client = patient_client(&broker);
+    assert_eq!(client.describe_topic(big.topic).unwrap().partitions[0].end_offset, Offset(end));
+    big.read(&client, Start::Earliest, 0..end);
+    for from in [1, 777, middle + 1, end - 1] {
+        big.read(&client, Start::Offset(Offset(from)), from..end.min(from + 300));
+    }
+    big.read(&client, Start::Time(middle_ms), middle..end);
+    let stats = client.stats().unwrap();
+    assert!(stats.journal_bytes <= JOURNAL_BYTES, "{}", stats.journal_bytes);
+    assert!(stats.memory_budget_bytes <= MEMORY_BYTES, "{}", stats.memory_budget_bytes);
+    assert!(stats.cold_read_bytes >= end * 60_000 - MEMORY_BYTES, "{}", stats.cold_read_bytes);
+    assert_eq!(broker.terminate(), Some(0));
+}
+
+#[test]
+fn deleting_a_topic_on_a_full_disk_heals_it_without_a_restart() {
+    let disk = match SmallDisk::mount(96 << 20) {
+        Ok(disk) => disk,
+        Err(reason) => {
+            // Past the test runner's capture.
+            writeln!(std::io::stdout(), "skipped: no small file system can be mounted: {reason}").unwrap();
+            return;
+        }
+    };
+    let sizes = ["--journal-bytes=16MiB", "--memory-bytes=64MiB"];
+    let broker = Served::start_with(&disk.path().join("data"), &sizes);
+    let mut client = patient_client(&broker);
+    let settings = TopicSettings { segment_bytes: 4 << 20, ..TopicSettings::default() };
+    let old = Numbered { topic: "old", record_bytes: 400_000 };
+    let new = Numbered { topic: "new", record_bytes: 400_000 };
+    for topic in [old.topic, new.topic] {
+        client.create_topic_with(topic, 1, &settings).unwrap();
+    }
+    // Some 24 MiB.
+    let old_end = 63;
+    let mut producer = client.producer(old.topic, ProducerOptions::default()).unwrap();
+    old.produce(&mut producer, 0..old_end);
+    drop(producer);
+
+    // A refusal is to be seen, and not waited out.
+    let impatient = ProducerOptions { refusals_max: Some(3), ..ProducerOptions::default() };
+    let mut producer = client.producer(new.topic, impatient).unwrap();
+    let full_at = new.produce_until(&mut producer, 0, Outcome::Failed { status: Status::DiskFull });
+    assert!(full_at > 0);
+
+    // Nothing else has stopped.
+    old.read(&client, Start::Earliest, 0..old_end);
+    new.read(&client, Start::Earliest, 0..full_at);
+    client.delete_topic(old.topic).unwrap();
+    let healed_at =
+        new.produce_until(&mut producer, full_at, Outcome::Acked { first_offset: Offset(full_at) });
+    assert_eq!(healed_at, full_at + 1);
+    drop(producer);
+
+    let mut producer = client.producer(new.topic, ProducerOptions::default()).unwrap();
+    new.produce_from(&mut producer, healed_at, healed_at..healed_at + 10);
+    new.read(&client, Start::Earliest, 0..healed_at + 10);
+    assert_eq!(broker.terminate(), Some(0));
 }

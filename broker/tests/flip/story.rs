@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use broker::io::File;
+use broker::limits::JOURNAL_BLOCKS_IN_FLIGHT_MAX;
 use protocol::batch::{BatchBuilder, Record};
 use protocol::ids::Handle;
 use protocol::status::Status;
@@ -239,6 +240,7 @@ impl Story<'_> {
     /// Produces one frame to each, each in a block of its own, and all blocks are on their way to the disk before the
     /// first one is durable: none of them can say of another that it was.
     fn produce_at_once(&mut self, partitions: &[Handle]) {
+        assert_eq!(partitions.len(), JOURNAL_BLOCKS_IN_FLIGHT_MAX);
         self.world.hold_journal();
         let mut sent = Vec::new();
         for partition in partitions {

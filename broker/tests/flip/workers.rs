@@ -19,8 +19,8 @@ use crate::disk::{Directory, Disk, Flip};
 use crate::reading::{Reference, Verdict, read_all};
 use crate::world::{NoStart, World, fresh_pool};
 
-/// First bytes of a page, of which every one is tried: all headers are shorter.
-const HEADER_BYTES: usize = 128;
+/// First bytes of a page, of which every one is tried: the header of a block and of its first entry.
+const HEADER_BYTES: usize = 80;
 /// Of the rest of a page that is not tried as a whole, one byte in so many is. Odd, so that all bits have their turn.
 const STEP: usize = 61;
 /// Failures after which a worker has seen enough.

@@ -25,17 +25,15 @@ pub(crate) fn forebay() -> Command {
 
 /// The command that serves a directory on any free port.
 pub(crate) fn serve_command(data_dir: &Path) -> Command {
+    serve_command_with(data_dir, &[JOURNAL_BYTES, MEMORY_BYTES])
+}
+
+/// The same, with these arguments for the sizes of journal and memory.
+fn serve_command_with(data_dir: &Path, sizes: &[&str]) -> Command {
     let mut command = forebay();
     // Not pinned: tests run beside each other.
-    command.args([
-        "serve",
-        "--listen=127.0.0.1:0",
-        "--cores=none",
-        "--waiting=park",
-        JOURNAL_BYTES,
-        MEMORY_BYTES,
-    ]);
-    command.arg("--data-dir").arg(data_dir);
+    command.args(["serve", "--listen=127.0.0.1:0", "--cores=none", "--waiting=park"]);
+    command.args(sizes).arg("--data-dir").arg(data_dir);
     command
 }
 
@@ -56,8 +54,13 @@ pub(crate) fn refused(command: &mut Command) -> (Option<i32>, String) {
 impl Served {
     /// Starts a broker and waits until it says that it is ready.
     pub(crate) fn start(data_dir: &Path) -> Self {
-        let mut child =
-            serve_command(data_dir).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::start_with(data_dir, &[JOURNAL_BYTES, MEMORY_BYTES])
+    }
+
+    /// The same, with these arguments for the sizes of journal and memory.
+    pub(crate) fn start_with(data_dir: &Path, sizes: &[&str]) -> Self {
+        let mut command = serve_command_with(data_dir, sizes);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut ready_line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready_line).unwrap();
         let address = ready_line

@@ -160,6 +160,9 @@ impl Kind {
         Self::RecoveryClean,
         Self::RecoveryFromJournal,
         Self::RecoveryFromSnapshot,
+        Self::CompactionBegun,
+        Self::CrashInCompaction,
+        Self::SegmentsReplaced,
     ];
 
     /// What must happen over seeds in which bytes rot.
@@ -169,7 +172,6 @@ impl Kind {
         Self::Misdirected,
         Self::StartRefused,
         Self::ToldCorrupt,
-        Self::RecoveryFromOlderSnapshot,
     ];
 }
 
