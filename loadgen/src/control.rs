@@ -16,7 +16,7 @@ use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
 use protocol::status::Status;
 use reactor::clock;
 
-use crate::subscriber::{CREDIT_BYTES, CREDIT_RECORDS, SUBSCRIPTION_ID};
+use crate::subscriber::{CREDIT_BYTES, SUBSCRIPTION_ID};
 
 /// How long one answer may take. Topics of many partitions are made durable one by one.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -143,12 +143,16 @@ impl Control {
     ///
     /// # Errors
     /// Any.
-    pub(crate) fn subscribe(&mut self, topic: &str) -> Result<Vec<(Handle, Offset)>, ControlError> {
+    pub(crate) fn subscribe(
+        &mut self,
+        topic: &str,
+        credit_records: u64,
+    ) -> Result<Vec<(Handle, Offset)>, ControlError> {
         let request = SubscribeRequest {
             topic,
             partition: None,
             start: Start::Latest,
-            credit: CreditAmount { records: CREDIT_RECORDS, bytes: CREDIT_BYTES },
+            credit: CreditAmount { records: credit_records, bytes: CREDIT_BYTES },
         };
         let correlation = self.connection.subscribe(SubscriptionId(SUBSCRIPTION_ID), &request)?;
         let mut partitions: Vec<(Handle, Offset)> = self.answer(correlation, |event| match event {

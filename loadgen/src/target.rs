@@ -15,6 +15,7 @@ use reactor::file::{FileSystemKind, file_system_kind};
 use tempfile::TempDir;
 
 use crate::cli::{Durability, TargetKind, Waiting};
+use crate::watch::Probe;
 
 /// This program's own file, also when it was replaced since it was started.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
@@ -59,6 +60,8 @@ pub(crate) struct ChildOptions {
     pub(crate) memory_bytes: u64,
     /// Partitions that the floor says every topic has.
     pub(crate) partitions: u32,
+    /// Whether the floor answers without writing anything.
+    pub(crate) has_no_disk: bool,
     /// Longest frame that the floor must take.
     pub(crate) frame_bytes_max: usize,
     /// Where its directory is made, if the user says so.
@@ -79,6 +82,30 @@ impl Target {
         match self {
             Self::Remote(address) => *address,
             Self::Child(child) => child.address,
+        }
+    }
+
+    /// How it can be looked at.
+    pub(crate) fn probe(&self) -> Probe {
+        match self {
+            Self::Remote(address) => Probe::Remote(*address),
+            Self::Child(child) => Probe::Process(child.child.id()),
+        }
+    }
+
+    /// Where its data lie, if it is ours.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Remote(_) => None,
+            Self::Child(child) => Some(child.directory.path()),
+        }
+    }
+
+    /// The command line that it was started with, if it is ours.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        match self {
+            Self::Remote(_) => Vec::new(),
+            Self::Child(child) => arguments(&child.options, child.address),
         }
     }
 
@@ -178,6 +205,7 @@ fn arguments(options: &ChildOptions, listen: SocketAddr) -> Vec<String> {
     arguments.push(format!("--waiting={}", options.waiting.name()));
     arguments.push(match options.kind {
         TargetKind::Broker => format!("--durability={}", options.durability.name()),
+        TargetKind::Floor if options.has_no_disk => "--durability=none".to_owned(),
         TargetKind::Floor => format!("--durability={}", options.durability.pinned().name()),
     });
     arguments.extend(match (options.kind, options.core) {
@@ -244,6 +272,7 @@ mod tests {
             journal_bytes: 1 << 30,
             memory_bytes: 2 << 30,
             partitions: 4,
+            has_no_disk: false,
             frame_bytes_max: 1 << 20,
             parent: None,
         };
@@ -255,11 +284,14 @@ mod tests {
              --waiting=park --durability=auto --cores=3"
         );
         let floor =
-            arguments(&ChildOptions { kind: TargetKind::Floor, core: None, ..options }, listen).join(" ");
+            arguments(&ChildOptions { kind: TargetKind::Floor, core: None, ..options.clone() }, listen)
+                .join(" ");
         assert_eq!(
             floor,
             "internal-floor --file-bytes=1073741824 --partitions=4 --receive-bytes=1048576 --listen=127.0.0.1:0 \
              --waiting=park --durability=flush"
         );
+        let null = ChildOptions { kind: TargetKind::Floor, has_no_disk: true, ..options };
+        assert!(arguments(&null, listen).contains(&"--durability=none".to_owned()));
     }
 }
