@@ -16,6 +16,8 @@ use crate::throughput;
 
 /// Frames in flight on each connection: enough that nobody waits.
 const IN_FLIGHT: usize = 256;
+/// Length of the floor's file, which is not written to.
+const FILE_BYTES: u64 = 256 << 20;
 const WARMUP_NS: u64 = 300_000_000;
 const OPEN_SHARE: f64 = 0.5;
 const OPEN_PER_S_MAX: f64 = 500_000.0;
@@ -81,7 +83,7 @@ pub(crate) fn run(args: &CalibrateArgs, interrupted: &AtomicBool) -> Result<Cali
         bytes_max: u64::MAX,
         end_to_end: false,
     };
-    let mut place = Place::new(&target, &closed, 0)?;
+    let mut place = Place::new(&target, &closed, FILE_BYTES)?;
     place.child.has_no_disk = true;
     let fastest = throughput::run_once(&closed, &place, interrupted)?;
     let closed_per_s = fastest.rates.acked_records_per_s;

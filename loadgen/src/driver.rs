@@ -106,7 +106,10 @@ impl Driver {
             .into_iter()
             .map(|PhaseSetup { plan, consumer_per_s }| (plan, consumer_per_s))
             .unzip();
-        let tally = Tally::new(plans.len(), setup.intervals, start_ns);
+        let mut tally = Tally::new(plans.len(), setup.intervals, start_ns);
+        if producers.len() == links.len() {
+            tally = tally.without_consumer();
+        }
         let schedule = Schedule::new(plans, producers.len(), batch_records, start_ns);
         let mut driver = Self {
             reactor,
@@ -459,8 +462,14 @@ impl Driver {
         }
         let in_flight_frames = 0;
         self.tally.end_interval(now_ns, &self.schedule, in_flight_frames);
-        self.schedule.cut(now_ns);
+        // When all connections broke, the rest of the plan was offered all the same, if it is known how much that is.
+        if self.schedule.has_open_end() {
+            self.schedule.cut(now_ns);
+        }
         let nothing = Schedule::new(vec![PhasePlan::fixed(Pace::Silent, 0)], 0, 1, now_ns);
         self.tally.finish(std::mem::replace(&mut self.schedule, nothing), now_ns);
     }
 }
+
+#[cfg(test)]
+mod tests;

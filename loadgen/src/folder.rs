@@ -8,6 +8,7 @@
 //! | `phases.hlog` | one histogram per phase and kind: what `report merge` adds up |
 //! | `<phase>.<kind>.hgrm` | percentile distributions |
 //! | `env.json` | machine, kernel, device, versions, configuration |
+//! | `report.html` | all of it to look at |
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -110,6 +111,14 @@ impl RunFolder {
         text.push('\n');
         fs::write(self.path.join(name), text)
     }
+
+    /// Writes a text file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write_text(&self, name: &str, text: &str) -> io::Result<()> {
+        fs::write(self.path.join(name), text)
+    }
 }
 
 /// A run as it was written.
@@ -195,7 +204,7 @@ mod tests {
     fn folder_of_a_run_is_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(Some(directory.path()), "produce", 0).unwrap();
-        folder.write_json("result.json", &0).unwrap();
+        folder.write_text("result.json", "{}").unwrap();
         let again = RunFolder::create(Some(directory.path()), "produce", 0);
         assert_eq!(again.err().map(|error| error.kind()), Some(io::ErrorKind::AlreadyExists));
     }

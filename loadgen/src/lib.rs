@@ -10,7 +10,7 @@
 //! | `control`, `target`, `load`, `watch`, `environment`, `folder`, `hlog` | everything around a run that is not measured |
 //! | `scenario`, `fluid`, `result`, `criteria`, `assertion` | runs of phases, what arithmetic says of them, what is asked of them |
 //! | `latency`, `throughput`, `verify`, `peak_shave`, `produce`, `replay`, `scenario_file`, `sweep`, `find_max`, `calibrate`, `stored`, ... | the commands |
-//! | `compare`, `percentiles`, `report`, `tables`, `run_table` | what they say |
+//! | `compare`, `percentiles`, `report`, `tables`, `run_table`, `html`, `plot` | what they say |
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -30,6 +30,7 @@ mod find_max;
 mod fluid;
 mod folder;
 mod hlog;
+mod html;
 mod internal;
 mod interval;
 mod latency;
@@ -41,6 +42,7 @@ mod pace;
 mod payload;
 mod peak_shave;
 mod percentiles;
+mod plot;
 mod produce;
 mod replay;
 mod report;

@@ -210,6 +210,11 @@ impl Schedule {
         self.end_ns.is_some_and(|end_ns| now_ns >= end_ns)
     }
 
+    /// Whether it is not known yet when the last phase ends.
+    pub(crate) fn has_open_end(&self) -> bool {
+        self.end_ns.is_none()
+    }
+
     /// End of the last phase, once it is known.
     #[cfg(test)]
     pub(crate) fn end_ns(&self) -> Option<u64> {

@@ -207,7 +207,7 @@ fn run_phases(
     let folder = run.finish()?;
     print(target.json, &run.result, || run_table::run(&run.result))?;
     if let Some(folder) = folder {
-        lines.print(&format!("{}", folder.display()));
+        lines.print(&format!("{}", folder.join("report.html").display()));
     }
     Ok(run.result.verdict.outcome)
 }

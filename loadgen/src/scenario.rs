@@ -20,6 +20,7 @@ use crate::environment::Environment;
 use crate::fluid::Fluid;
 use crate::folder::RunFolder;
 use crate::hlog::{Span, spectrum};
+use crate::html;
 use crate::interval::{IntervalFeed, interval_channel};
 use crate::latency::{judge_interrupt, judge_lag};
 use crate::ledger::Ledger;
@@ -221,11 +222,13 @@ pub(crate) fn run(
         worker_cpus: place.cpus.clone(),
     };
     let prediction = scenario.predict();
+    let is_length_known =
+        prediction.is_some() || setup.phases.iter().all(|phase| matches!(phase.plan.end, PhaseEnd::After(_)));
     let names: Vec<String> = scenario.phases.iter().map(|phase| phase.name.clone()).collect();
     let watching = WatchSetup {
         phases: &names,
         prediction: prediction.as_ref(),
-        seconds_in_all: Some(seconds_in_all),
+        seconds_in_all: is_length_known.then_some(seconds_in_all),
         probe: target.probe(),
         lines: output.lines,
     };
@@ -262,6 +265,7 @@ impl ScenarioRun {
     pub(crate) fn finish(&self) -> Result<Option<PathBuf>, LoadError> {
         let Some(folder) = &self.folder else { return Ok(None) };
         folder.write_json("result.json", &self.result)?;
+        folder.write_text("report.html", &html::page(&self.result, &self.series))?;
         Ok(Some(folder.path().to_owned()))
     }
 }

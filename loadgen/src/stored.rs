@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::cli::ReportCommand;
 use crate::folder::StoredRun;
 use crate::hlog::{self, HlogWriter, Span};
+use crate::html;
 use crate::interval::latencies;
 use crate::load::LoadError;
 use crate::percentiles::Percentiles;
@@ -30,6 +31,12 @@ const SCHEMA: u32 = 1;
 /// When a folder is not that of a run.
 pub(crate) fn run(command: &ReportCommand) -> Result<Outcome, LoadError> {
     let text = match command {
+        ReportCommand::Html { folder } => {
+            let stored = StoredRun::read(folder)?;
+            let path = folder.join("report.html");
+            fs::write(&path, html::page(&stored.result, &stored.series))?;
+            path.display().to_string()
+        }
         ReportCommand::Diff { before, after, json } => {
             let diff = diff(&StoredRun::read(before)?, &StoredRun::read(after)?);
             if *json { to_json(&diff)? } else { diff_table(&diff) }

@@ -98,6 +98,8 @@ pub(crate) struct Tally {
     answers: [u64; STATUS_CODES],
     /// Phase that runs.
     current: usize,
+    /// Whether anybody consumes: what nobody wants is no backlog.
+    has_consumer: bool,
     interval: Option<Box<Interval>>,
     port: Option<IntervalPort>,
     offered_at_start: f64,
@@ -121,10 +123,16 @@ impl Tally {
             answered_frames: 0,
             answers: [0; STATUS_CODES],
             current: 0,
+            has_consumer: true,
             interval,
             port,
             offered_at_start: 0.0,
         }
+    }
+
+    /// The same, of a run without consumers.
+    pub(crate) fn without_consumer(self) -> Self {
+        Self { has_consumer: false, ..self }
     }
 
     /// Another phase runs.
@@ -135,7 +143,7 @@ impl Tally {
 
     /// Records that are stored and not consumed. A duplicate can make it 0 too early, never less.
     pub(crate) fn backlog_records(&self) -> u64 {
-        self.acked_records.saturating_sub(self.consumed_records)
+        if self.has_consumer { self.acked_records.saturating_sub(self.consumed_records) } else { 0 }
     }
 
     /// Keeps the greatest backlog of the phase; to be called once a turn.
@@ -234,7 +242,7 @@ impl Tally {
         self.port = None;
         for (number, phase) in self.phases.iter_mut().enumerate() {
             let window = schedule.window(number).unwrap_or(now_ns..now_ns);
-            phase.window = window.start..window.end.min(now_ns.max(window.start));
+            phase.window = window;
         }
         for (phase, unsent) in self.phases.iter_mut().zip(schedule.into_unsent_frames()) {
             phase.unsent_frames = unsent;

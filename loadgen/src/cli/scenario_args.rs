@@ -339,6 +339,11 @@ pub struct CalibrateArgs {
 /// `loadgen report`
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum ReportCommand {
+    /// Writes report.html into the folder of a run
+    Html {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Puts the figures of two runs side by side
     Diff {
         /// The folder of the first
