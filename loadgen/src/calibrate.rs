@@ -88,7 +88,7 @@ pub(crate) fn run(args: &CalibrateArgs, interrupted: &AtomicBool) -> Result<Cali
     let fastest = throughput::run_once(&closed, &place, interrupted)?;
     let closed_per_s = fastest.rates.acked_records_per_s;
     let open_per_s = (closed_per_s * OPEN_SHARE).clamp(1.0, OPEN_PER_S_MAX * args.batch as f64);
-    let open = Load { rate_records_per_s: Some(open_per_s as u64), ..closed.clone() };
+    let open = Load { rate_records_per_s: Some(open_per_s as u64), ..closed };
     let even = latency::run_once(&open, &place, interrupted)?;
     if interrupted.load(Ordering::Relaxed) {
         return Err(LoadError::Interrupted);

@@ -14,8 +14,8 @@ use protocol::limits::{PARTITIONS_PER_TOPIC_MAX, RECORD_BYTES_MAX, RECORDS_PER_B
 use crate::stamp::STAMP_BYTES;
 
 pub use scenario_args::{
-    CalibrateArgs, ConsumeArgs, FindMaxArgs, PeakShaveArgs, ProduceArgs, ReplayArgs, ReportCommand,
-    ScenarioArgs, SoakArgs, StreamArgs, SweepArgs, SweepOver,
+    CalibrateArgs, ConsumeArgs, FindMaxArgs, PeakShaveArgs, PlaybackArgs, ProduceArgs, ReplayArgs,
+    ReportCommand, ScenarioArgs, SoakArgs, StreamArgs, SweepArgs, SweepOver,
 };
 
 /// Most connections: as many as one shard takes.

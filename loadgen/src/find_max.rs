@@ -18,6 +18,8 @@ use crate::watch::{Lines, human_count, human_time};
 const CLOSED_NS: u64 = 1_500_000_000;
 /// Not measured at the start of each try.
 const WARMUP_NS: u64 = 300_000_000;
+/// Tries beyond those asked for, as long as none was good.
+const EXTRA_TRIES: u32 = 5;
 /// The first try, as a part of what the closed loop gave.
 const FIRST_SHARE: f64 = 0.7;
 
@@ -102,7 +104,9 @@ pub(crate) fn search(
     ));
     let (mut good, mut bad) = (0.0, closed_records_per_s);
     let mut tries = Vec::new();
-    for number in 0..search.tries {
+    let mut number = 0;
+    // While nothing is good yet, the range is halved a few times more.
+    while number < search.tries || (good == 0.0 && number < search.tries + EXTRA_TRIES) {
         let rate = if number == 0 { closed_records_per_s * FIRST_SHARE } else { f64::midpoint(good, bad) };
         let one = try_rate(load, target, search, rate, interrupted)?;
         if interrupted.load(Ordering::Relaxed) {
@@ -115,6 +119,7 @@ pub(crate) fn search(
             if one.is_good { "good" } else { "too much" }
         ));
         *(if one.is_good { &mut good } else { &mut bad }) = rate;
+        number += 1;
         tries.push(one);
     }
     let max_records_per_s = (good > 0.0).then_some(good);

@@ -182,8 +182,7 @@ impl Schedule {
     /// Takes the time and the backlog; gives whether another phase runs from now on.
     pub(crate) fn on_time(&mut self, now_ns: u64, backlog_records: u64) -> bool {
         let before = self.current;
-        loop {
-            let Some(window) = self.window(self.current) else { break };
+        while let Some(window) = self.window(self.current) {
             if window.end == u64::MAX && now_ns >= window.start {
                 let end = self.phases[self.current].end;
                 let is_reached = match end {

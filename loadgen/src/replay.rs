@@ -45,13 +45,22 @@ pub(crate) fn replay(
     interrupted: &AtomicBool,
     output: &mut Output<'_>,
 ) -> Result<ScenarioRun, LoadError> {
+    replay_as("replay", args, interrupted, output)
+}
+
+fn replay_as(
+    command: &'static str,
+    args: &ReplayArgs,
+    interrupted: &AtomicBool,
+    output: &mut Output<'_>,
+) -> Result<ScenarioRun, LoadError> {
     let trace = Trace::read(&args.trace).map_err(|error| LoadError::Unsuitable(error.to_string()))?;
     let load = stream::load(&args.stream)?;
-    let rate_scale = match args.rate_scale {
+    let rate_scale = match args.playback.rate_scale {
         Some(rate_scale) => rate_scale,
         None => rate_scale(args, &load, &trace, interrupted, output)?,
     };
-    let trace = trace.scaled(args.time_scale, rate_scale);
+    let trace = trace.scaled(args.playback.time_scale, rate_scale);
     let consume = args.consume.unwrap_or(trace.mean_per_s() * CONSUME_FACTOR);
     output.lines.print(&format!(
         "trace of {:.0} s: mean {}/s, peak {}/s (rate scale {rate_scale:.4}), consumers {}/s",
@@ -60,11 +69,12 @@ pub(crate) fn replay(
         human_count(trace.peak_per_s()),
         human_count(consume)
     ));
-    let scenario = build(args, load, &trace, consume)?;
+    let mut scenario = build(args, load, &trace, consume)?;
+    scenario.command = command;
     let place = Place::new(&args.target, &scenario.load, stream::journal_for(&scenario)?)?;
     let target = place.reach()?;
     let mut run = scenario::run(&scenario, &place, &target, interrupted, output)?;
-    run.result.notes.push(format!("rate scale {rate_scale}, time scale {}", args.time_scale));
+    run.result.notes.push(format!("rate scale {rate_scale}, time scale {}", args.playback.time_scale));
     if !run.is_interrupted {
         conclude(&mut run, consume);
     }
@@ -80,19 +90,20 @@ fn rate_scale(
     output: &Output<'_>,
 ) -> Result<f64, LoadError> {
     let lines = output.lines;
-    let search = Search { p99_us_max: args.p99_max as f64 / 1e3, try_ns: TRY_NS, tries: TRIES, lines };
+    let search =
+        Search { p99_us_max: args.playback.p99_max as f64 / 1e3, try_ns: TRY_NS, tries: TRIES, lines };
     let load = Load { warmup_ns: 300_000_000, end_to_end: false, ..load.clone() };
     let found = find_max::search(&load, &args.target, search, interrupted)?;
     let max = found.max_records_per_s.ok_or_else(|| {
         let reasons = found.verdict.reasons.join("; ");
         LoadError::Unsuitable(format!("find-max: {reasons}; give --rate-scale, or raise --p99-max"))
     })?;
-    let peak = trace.peak_per_s() * args.time_scale;
+    let peak = trace.peak_per_s() * args.playback.time_scale;
     Ok(max * PEAK_SHARE / peak.max(1e-9))
 }
 
 fn build(args: &ReplayArgs, load: Load, trace: &Trace, consume: f64) -> Result<Scenario, LoadError> {
-    let spread = if args.poisson { Spread::RandomInPiece } else { Spread::Even };
+    let spread = if args.playback.poisson { Spread::RandomInPiece } else { Spread::Even };
     let plan = PhasePlan::fixed(Pace::Open(trace.arrivals(spread, args.stream.seed)), trace.duration_ns());
     // What the trace leaves behind is at most all of it.
     let timeout_ns = (trace.mean_per_s() * trace.duration_ns() as f64 / consume) as u64 * 2 + DRAIN_NS_MIN;
@@ -176,12 +187,17 @@ pub(crate) fn soak(
     interrupted: &AtomicBool,
     output: &mut Output<'_>,
 ) -> Result<ScenarioRun, LoadError> {
+    if let Some(trace) = &args.trace {
+        let SoakArgs { playback, consume, stream, target, .. } = args.clone();
+        let args = ReplayArgs { trace: trace.clone(), playback, consume, stream, target };
+        return replay_as("soak", &args, interrupted, output);
+    }
     let consume = args.consume.unwrap_or(args.rate * 2.0);
     if consume <= args.rate {
         return Err(LoadError::Unsuitable("--consume must be more than --rate".to_owned()));
     }
     let part_ns = args.length / SOAK_PARTS;
-    let spread = if args.poisson { Spread::Poisson } else { Spread::Even };
+    let spread = if args.playback.poisson { Spread::Poisson } else { Spread::Even };
     let mut phases =
         vec![ScenarioPhase::constant("warm-up", args.rate, WARMUP_NS, Some(consume)).unmeasured()];
     for number in 1..=SOAK_PARTS {

@@ -195,8 +195,8 @@ fn merged_table(summary: &MergedSummary) -> String {
     let _ = writeln!(out, "{} runs, their histograms added up", summary.runs);
     let _ = writeln!(
         out,
-        "{:<26} {:>10} {:>10} {:>10} {:>10} {:>10}  {}",
-        "latency", "n", "p50", "p99", "p99.9", "max", "p99 of single runs"
+        "{:<26} {:>10} {:>10} {:>10} {:>10} {:>10}  p99 of single runs",
+        "latency", "n", "p50", "p99", "p99.9", "max"
     );
     let time = |us: Option<f64>| us.map_or_else(|| "n/a".to_owned(), human_time);
     for (name, figure) in &summary.latencies {

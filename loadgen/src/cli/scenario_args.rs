@@ -195,27 +195,18 @@ pub struct ConsumeArgs {
     pub target: TargetArgs,
 }
 
-/// `loadgen replay`, and `loadgen soak` with a trace
+/// `loadgen replay`
 #[derive(Args, Clone, Debug)]
 pub struct ReplayArgs {
     /// Records in each second, as `second,count` lines
     #[arg(long, value_name = "FILE")]
     pub trace: PathBuf,
-    /// Seconds of the trace that pass in one
-    #[arg(long, default_value_t = 1.0, value_parser = parse_factor)]
-    pub time_scale: f64,
-    /// What its counts are multiplied by; such that its highest rate is half of find-max if absent
-    #[arg(long, value_parser = parse_factor)]
-    pub rate_scale: Option<f64>,
-    /// Spread the records of each second at random instead of evenly
-    #[arg(long)]
-    pub poisson: bool,
+    /// How it is played back.
+    #[command(flatten)]
+    pub playback: PlaybackArgs,
     /// Records per second that are consumed; 1.2 times the mean rate if absent
     #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     pub consume: Option<f64>,
-    /// p99 up to which find-max may go, when the rate scale is not given
-    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
-    pub p99_max: u64,
     /// What.
     #[command(flatten)]
     pub stream: StreamArgs,
@@ -224,21 +215,41 @@ pub struct ReplayArgs {
     pub target: TargetArgs,
 }
 
+/// How a trace is played back.
+#[derive(Args, Clone, Debug)]
+pub struct PlaybackArgs {
+    /// Seconds of the trace that pass in one
+    #[arg(long, default_value_t = 1.0, value_parser = parse_factor)]
+    pub time_scale: f64,
+    /// What its counts are multiplied by; such that its highest rate is half of find-max if absent
+    #[arg(long, value_parser = parse_factor)]
+    pub rate_scale: Option<f64>,
+    /// Make arrivals random: a trace's within each second, a constant rate's as a Poisson process
+    #[arg(long)]
+    pub poisson: bool,
+    /// p99 up to which find-max may go, when the rate scale is not given
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration)]
+    pub p99_max: u64,
+}
+
 /// `loadgen soak`
 #[derive(Args, Clone, Debug)]
 pub struct SoakArgs {
     /// Records per second
     #[arg(long, value_name = "RATE", default_value = "5k", value_parser = positive_rate)]
     pub rate: f64,
-    /// Records per second that are consumed; twice the rate if absent
+    /// Records per second that are consumed; twice the rate, or 1.2 times a trace's mean, if absent
     #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     pub consume: Option<f64>,
     /// How long
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub length: u64,
-    /// Make arrivals a Poisson process
-    #[arg(long)]
-    pub poisson: bool,
+    /// Arrivals as a trace counted them, instead of a rate and a length
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "length"])]
+    pub trace: Option<PathBuf>,
+    /// How a trace is played back.
+    #[command(flatten)]
+    pub playback: PlaybackArgs,
     /// What.
     #[command(flatten)]
     pub stream: StreamArgs,
