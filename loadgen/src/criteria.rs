@@ -1,4 +1,5 @@
-//! Criteria that several commands ask for.
+//! Criteria that several commands ask for: nothing refused, memory within its budget, figures as predicted.
+//! Each adds itself to the result, with what was found and what was wanted.
 
 use crate::report::Outcome;
 use crate::result::{Check, RunResult};

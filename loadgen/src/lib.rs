@@ -10,13 +10,14 @@
 //! | `control`, `target`, `load`, `watch`, `environment`, `folder`, `hlog` | everything around a run that is not measured |
 //! | `scenario`, `fluid`, `result`, `criteria`, `assertion` | runs of phases, what arithmetic says of them, what is asked of them |
 //! | `latency`, `throughput`, `verify`, `peak_shave`, `produce`, `replay`, `scenario_file`, `sweep`, `find_max`, `calibrate`, `stored`, ... | the commands |
-//! | `compare`, `percentiles`, `report`, `tables`, `run_table`, `html`, `plot` | what they say |
+//! | `compare`, `percentiles`, `report`, `tables`, `run_table`, `html`, `plot`, `live` | what they say |
 #![forbid(unsafe_code)]
 
 pub mod cli;
 
 mod arrivals;
 mod assertion;
+mod burst_sweep;
 mod calibrate;
 mod checker;
 mod compare;
@@ -36,6 +37,7 @@ mod interval;
 mod latency;
 mod ledger;
 mod link;
+mod live;
 mod load;
 mod outbox;
 mod pace;

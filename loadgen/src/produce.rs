@@ -1,4 +1,5 @@
 //! `loadgen produce` and `loadgen consume`: one side of the broker by itself, or both at rates of their own.
+//! What is consumed was written before, by the same run, so every record can be accounted for.
 
 use std::sync::atomic::AtomicBool;
 

@@ -14,17 +14,18 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::{
-    CalibrateArgs, Cli, Command, CompareArgs, FindMaxArgs, LatencyArgs, ScenarioArgs, StreamArgs, SweepArgs,
-    TargetArgs, TargetKind, ThroughputArgs, VerifyArgs,
+    CalibrateArgs, Cli, Command, CompareArgs, FindMaxArgs, LatencyArgs, PeakShaveArgs, ScenarioArgs,
+    StreamArgs, SweepArgs, TargetArgs, TargetKind, ThroughputArgs, VerifyArgs,
 };
 use crate::compare::compare;
+use crate::live::LiveView;
 use crate::load::{Load, LoadError, Place};
 use crate::report::{Outcome, Report};
 use crate::scenario::{NoViewer, Output, ScenarioRun};
-use crate::watch::Lines;
+use crate::watch::{Lines, Viewer};
 use crate::{
-    calibrate, find_max, internal, latency, peak_shave, produce, replay, run_table, scenario_file, stored,
-    sweep, tables, throughput, verify,
+    burst_sweep, calibrate, find_max, internal, latency, peak_shave, produce, replay, run_table,
+    scenario_file, stored, sweep, tables, throughput, verify,
 };
 
 /// Exit code when there is no result.
@@ -41,6 +42,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::InternalFloor(options) => return internal::floor(options),
         Command::Latency(args) => run_latency(args),
         Command::Throughput(args) => run_throughput(args),
+        Command::PeakShave(args) if !args.factors.is_empty() => run_factors(args),
         Command::PeakShave(args) => run_scenario(&args.stream, &args.target, |interrupted, output| {
             peak_shave::run(args, interrupted, output)
         }),
@@ -138,6 +140,18 @@ fn run_verify(args: &VerifyArgs) -> Result<Outcome, LoadError> {
     Ok(report.verdict.outcome)
 }
 
+fn run_factors(args: &PeakShaveArgs) -> Result<Outcome, LoadError> {
+    needs_broker(&args.target)?;
+    let interrupted = catch_signals()?;
+    let lines = lines_beside(&args.target);
+    let mut viewer = NoViewer;
+    let mut output = Output { folder: None, no_folder: args.stream.no_out, lines, viewer: &mut viewer };
+    let report =
+        burst_sweep::run(args, &interrupted, lines, |one| burst_sweep::one(one, &interrupted, &mut output))?;
+    print(args.target.json, &report, || burst_sweep::table(&report))?;
+    Ok(report.verdict.outcome)
+}
+
 fn run_sweep(args: &SweepArgs) -> Result<Outcome, LoadError> {
     let interrupted = catch_signals()?;
     let report = sweep::run(args, &interrupted, lines_beside(&args.target))?;
@@ -157,7 +171,7 @@ fn run_calibrate(args: &CalibrateArgs) -> Result<Outcome, LoadError> {
 }
 
 fn run_file(args: &ScenarioArgs) -> Result<Outcome, LoadError> {
-    let where_to = WhereTo { out: args.out.clone(), no_out: args.no_out };
+    let where_to = WhereTo { out: args.out.clone(), no_out: args.no_out, tui: args.tui };
     run_phases(&where_to, &args.target, |interrupted, output| scenario_file::run(args, interrupted, output))
 }
 
@@ -179,6 +193,7 @@ fn run_find_max(args: &FindMaxArgs) -> Result<Outcome, LoadError> {
 struct WhereTo {
     out: Option<PathBuf>,
     no_out: bool,
+    tui: bool,
 }
 
 /// A command of phases whose stream is on the command line.
@@ -187,7 +202,7 @@ fn run_scenario(
     target: &TargetArgs,
     run: impl FnOnce(&AtomicBool, &mut Output<'_>) -> Result<ScenarioRun, LoadError>,
 ) -> Result<Outcome, LoadError> {
-    let where_to = WhereTo { out: stream.out.clone(), no_out: stream.no_out };
+    let where_to = WhereTo { out: stream.out.clone(), no_out: stream.no_out, tui: stream.tui };
     run_phases(&where_to, target, run)
 }
 
@@ -200,10 +215,19 @@ fn run_phases(
     needs_broker(target)?;
     let interrupted = catch_signals()?;
     let lines = lines_beside(target);
-    let mut viewer = NoViewer;
+    let mut live = if where_to.tui && !target.json { LiveView::open()? } else { None };
+    let mut nobody = NoViewer;
+    let during = if live.is_some() { Lines::None } else { lines };
+    let viewer: &mut dyn Viewer = match &mut live {
+        Some(live) => live,
+        None => &mut nobody,
+    };
     let mut output =
-        Output { folder: where_to.out.clone(), no_folder: where_to.no_out, lines, viewer: &mut viewer };
-    let run = run(&interrupted, &mut output)?;
+        Output { folder: where_to.out.clone(), no_folder: where_to.no_out, lines: during, viewer };
+    let run = run(&interrupted, &mut output);
+    // The screen is given back before anything is printed.
+    drop(live);
+    let run = run?;
     let folder = run.finish()?;
     print(target.json, &run.result, || run_table::run(&run.result))?;
     if let Some(folder) = folder {

@@ -21,7 +21,7 @@ use crate::fluid::Fluid;
 use crate::folder::RunFolder;
 use crate::hlog::{Span, spectrum};
 use crate::html;
-use crate::interval::{IntervalFeed, interval_channel};
+use crate::interval::{IntervalFeed, IntervalPort, interval_channel};
 use crate::latency::{judge_interrupt, judge_lag};
 use crate::ledger::Ledger;
 use crate::link::Role;
@@ -209,18 +209,8 @@ pub(crate) fn run(
         folder.write_json("env.json", &environment)?;
     }
     let (port, feed) = interval_channel();
-    let (records, seconds_in_all) = scenario.extent();
-    let records_each = (records / scenario.load.connections.max(1) as f64 * 1.1) as u64;
-    let setup = DriveSetup {
-        links: connect(scenario, target, run_id, in_flight_max)?,
-        phases: scenario.setups(),
-        catch_up: scenario.catch_up,
-        intervals: Some(port),
-        ledger: scenario.has_consumer.then(|| Ledger::new(scenario.load.connections, records_each)),
-        frame_bytes_max: grants.frame_bytes_max,
-        heartbeat_ns: heartbeat_ns(&grants),
-        worker_cpus: place.cpus.clone(),
-    };
+    let setup = set_up(scenario, place, target, &grants, (run_id, in_flight_max, port))?;
+    let (_, seconds_in_all) = scenario.extent();
     let prediction = scenario.predict();
     let is_length_known =
         prediction.is_some() || setup.phases.iter().all(|phase| matches!(phase.plan.end, PhaseEnd::After(_)));
@@ -236,7 +226,8 @@ pub(crate) fn run(
     let signals = Signals { interrupted, sent_frames: &AtomicU64::new(0) };
     let (driven, watched) =
         drive_watched(setup, place.core, signals, (&watching, &feed, folder.as_mut(), output.viewer))?;
-    let stats_after = Control::open(address)?.stats()?;
+    let asked = Control::open(address).and_then(|mut control| control.stats());
+    let stats_after = asked.as_ref().map_or_else(|_| stats_before.clone(), Clone::clone);
     let made = Made {
         scenario,
         place,
@@ -249,12 +240,37 @@ pub(crate) fn run(
         watched: &watched,
         stats: (&stats_before, &stats_after),
     };
-    let result = made.result()?;
+    let mut result = made.result()?;
+    if let Err(error) = asked {
+        result.verdict.add(true, Outcome::Fail, || format!("the broker does not answer any more: {error}"));
+    }
     if let Some(folder) = &folder {
         write_phases(folder, scenario, &driven, started_ms)?;
     }
     let is_interrupted = driven.is_interrupted;
     Ok(ScenarioRun { result, series: watched.series, prediction, is_interrupted, folder })
+}
+
+/// All that the driver needs: run id, frames in flight and the port are those of the run.
+fn set_up(
+    scenario: &Scenario,
+    place: &Place,
+    target: &Target,
+    grants: &Grants,
+    (run_id, in_flight_max, port): (u32, usize, IntervalPort),
+) -> Result<DriveSetup, LoadError> {
+    let (records, _) = scenario.extent();
+    let records_each = (records / scenario.load.connections.max(1) as f64 * 1.1) as u64;
+    Ok(DriveSetup {
+        links: connect(scenario, target, run_id, in_flight_max)?,
+        phases: scenario.setups(),
+        catch_up: scenario.catch_up,
+        intervals: Some(port),
+        ledger: scenario.has_consumer.then(|| Ledger::new(scenario.load.connections, records_each)),
+        frame_bytes_max: grants.frame_bytes_max,
+        heartbeat_ns: heartbeat_ns(grants),
+        worker_cpus: place.cpus.clone(),
+    })
 }
 
 impl ScenarioRun {

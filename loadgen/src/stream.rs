@@ -1,4 +1,5 @@
-//! What commands of phases have in common: from their arguments to a load, a journal that holds it, and a place.
+//! What commands of phases have in common: from their arguments to a load, its contents, and a journal that holds
+//! all of it.
 
 use crate::cli::StreamArgs;
 use crate::latency::journal_bytes;

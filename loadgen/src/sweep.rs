@@ -1,4 +1,5 @@
 //! `loadgen sweep`: the same open loop at one rate, record size or batch after the other, each on a broker of its own.
+//! An overloaded run is a result here, and no fault: it shows where the broker's limit is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

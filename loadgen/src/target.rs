@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
@@ -173,6 +174,8 @@ fn spawn(
     let name = options.kind.name();
     let mut command = Command::new(OWN_EXECUTABLE);
     command.args(arguments(options, listen)).arg("--data-dir").arg(directory);
+    // Ctrl-C is for us: the child is ended by us, when everything was read from it.
+    command.process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn().map_err(|error| TargetError::Spawn(name, error))?;
     let stdout = child.stdout.take().expect("it was asked for");

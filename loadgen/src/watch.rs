@@ -78,6 +78,8 @@ pub(crate) enum Lines {
     Out,
     /// To standard error: standard output is for a program.
     Error,
+    /// Nowhere: the live view has the terminal.
+    None,
 }
 
 impl Lines {
@@ -90,6 +92,7 @@ impl Lines {
                 let _ = out.flush();
             }
             Self::Error => eprintln!("{line}"),
+            Self::None => {}
         }
     }
 }

@@ -42,6 +42,9 @@ pub struct StreamArgs {
     /// Write no folder
     #[arg(long, conflicts_with = "out")]
     pub no_out: bool,
+    /// Show the run on the whole terminal as it goes; lines where there is none
+    #[arg(long)]
+    pub tui: bool,
 }
 
 impl StreamArgs {
@@ -67,6 +70,9 @@ pub struct PeakShaveArgs {
     /// How many times the base rate the spike is
     #[arg(long, default_value_t = 10.0, value_parser = parse_factor)]
     pub factor: f64,
+    /// Run once for each of these factors, as in 2,5,10,20,50, and say up to which the criteria are met; needs --base
+    #[arg(long, value_delimiter = ',', value_parser = parse_factor, conflicts_with = "factor", requires = "base")]
+    pub factors: Vec<f64>,
     /// Records per second that are consumed; 4 times the base rate if absent
     #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     pub consume: Option<f64>,
@@ -270,6 +276,9 @@ pub struct ScenarioArgs {
     /// Write no folder
     #[arg(long, conflicts_with = "out")]
     pub no_out: bool,
+    /// Show the run on the whole terminal as it goes; lines where there is none
+    #[arg(long)]
+    pub tui: bool,
     /// Where to.
     #[command(flatten)]
     pub target: TargetArgs,

@@ -1,4 +1,5 @@
 //! The page of a made-up run: everything is there, nothing is fetched, and a browser draws it, if there is one.
+//! The browser is told to measure what it drew, and to write that into the page.
 
 use std::fs;
 use std::process::Command;
