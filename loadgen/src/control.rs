@@ -138,7 +138,7 @@ impl Control {
         })
     }
 
-    /// Subscribes to all partitions of a topic from their ends; gives each with the offset where delivery starts,
+    /// Subscribes to all partitions of a topic from `start` on; gives each with the offset where delivery starts,
     /// by number.
     ///
     /// # Errors
@@ -146,12 +146,13 @@ impl Control {
     pub(crate) fn subscribe(
         &mut self,
         topic: &str,
+        start: Start,
         credit_records: u64,
     ) -> Result<Vec<(Handle, Offset)>, ControlError> {
         let request = SubscribeRequest {
             topic,
             partition: None,
-            start: Start::Latest,
+            start,
             credit: CreditAmount { records: credit_records, bytes: CREDIT_BYTES },
         };
         let correlation = self.connection.subscribe(SubscriptionId(SUBSCRIPTION_ID), &request)?;

@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
 
 use protocol::frame::{FRAME_HEADER_BYTES, FrameHeader, Opcode};
 use protocol::ids::CorrelationId;
@@ -37,6 +38,9 @@ const ANSWER_SPIN_NS: u64 = 1_000_000;
 /// How long before a due time sleeping ends and spinning begins: more than the timer's slack of 50 us.
 const DUE_SPIN_NS: u64 = 120_000;
 
+/// How often to look for new connections after a kill.
+const REVIVAL_POLL_NS: u64 = 1_000_000;
+
 struct Driver {
     reactor: Reactor,
     pool: Pool,
@@ -53,6 +57,8 @@ struct Driver {
     /// Frames answered and records consumed when somebody last looked, and when that was more than before.
     last_done: u64,
     last_done_ns: u64,
+    /// Where new sockets come from after a kill.
+    revival: Option<Receiver<Vec<OwnedFd>>>,
     /// The plan is over; what is left is to wait for answers and deliveries.
     is_closing: bool,
     is_interrupted: bool,
@@ -84,7 +90,8 @@ impl Driver {
         let mut reactor = Reactor::new(Config {
             // A receive and a send for each.
             operations_max: 2 * links_max,
-            sockets_max: links_max,
+            // After a kill, the old one may not be gone yet when the new one comes.
+            sockets_max: 2 * links_max,
             worker_cpus: setup.worker_cpus,
             ..Config::default()
         })?;
@@ -95,9 +102,15 @@ impl Driver {
         for (descriptor, role) in setup.links {
             let socket = reactor.add_socket(descriptor).expect("there is a slot for each");
             let outbox = Outbox::new(&pool, role.send_buffer_bytes()).expect("the pool has room for each");
-            let link =
-                Link { socket, is_open: true, is_blocked: false, last_sent_ns: start_ns, outbox, role };
-            links.push(link);
+            links.push(Link {
+                socket,
+                is_open: true,
+                is_blocked: false,
+                pending_operations: 0,
+                last_sent_ns: start_ns,
+                outbox,
+                role,
+            });
         }
         let producers: Vec<&Producer> = links.iter().filter_map(|link| link.role.producer()).collect();
         let batch_records = producers.first().map_or(1, |producer| u64::from(producer.batch_records()));
@@ -125,6 +138,7 @@ impl Driver {
             last_progress_ns: start_ns,
             last_done: 0,
             last_done_ns: start_ns,
+            revival: setup.revival,
             is_closing: false,
             is_interrupted: false,
         };
@@ -140,6 +154,7 @@ impl Driver {
         }
         let mut now_ns = clock::monotonic_ns();
         loop {
+            self.revive(now_ns);
             self.consume(now_ns);
             self.keep_time(now_ns, signals);
             if self.is_done(now_ns) {
@@ -159,6 +174,42 @@ impl Driver {
         }
         self.give_up(now_ns);
         Ok(())
+    }
+
+    /// After a kill: goes on with new sockets, once they are there and the kernel has let go of the old ones.
+    fn revive(&mut self, now_ns: u64) {
+        let Some(revival) = &self.revival else { return };
+        if self.links.iter().any(|link| link.is_open || link.pending_operations > 0) {
+            return;
+        }
+        let sockets = match revival.try_recv() {
+            Ok(sockets) => sockets,
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => {
+                self.revival = None;
+                return;
+            }
+        };
+        assert_eq!(sockets.len(), self.links.len());
+        // They broke as they should.
+        self.tally.lost_connections -= self.links.len() as u64;
+        self.revival = None;
+        self.last_done_ns = now_ns;
+        for (index, descriptor) in sockets.into_iter().enumerate() {
+            let socket = self.reactor.add_socket(descriptor).expect("there are two slots for each");
+            let link = &mut self.links[index];
+            link.socket = socket;
+            link.is_open = true;
+            link.is_blocked = false;
+            link.outbox.discard();
+            match &mut link.role {
+                Role::Producer(producer) => producer.reconnected(),
+                Role::Subscriber(subscriber) => subscriber.resume(),
+            }
+            let bytes = link.role.receive_buffer_bytes(self.frame_bytes_max);
+            let buffer = self.pool.buffer(bytes).expect("the old one is back");
+            self.receive(index, buffer, 0, false);
+        }
     }
 
     /// Lets the consumers work.
@@ -225,6 +276,9 @@ impl Driver {
     }
 
     fn on_event(&mut self, event: Event) -> Result<(), DriveError> {
+        if let Event::Received { token, .. } | Event::Sent { token, .. } = &event {
+            self.links[token.0 as usize].pending_operations -= 1;
+        }
         match event {
             Event::Received { token, buffer, start, result: Ok(length), more } if length > 0 => {
                 self.on_received(token.0 as usize, buffer, start + length, more)?;
@@ -344,13 +398,16 @@ impl Driver {
         if let Some(parts) = link.outbox.begin_send() {
             link.last_sent_ns = clock::monotonic_ns();
             self.last_progress_ns = link.last_sent_ns;
+            link.pending_operations += 1;
             let operation = Operation::Send { socket: link.socket, parts };
             self.reactor.queue(Token(index as u64), operation).expect("one send and one receive for each");
         }
     }
 
     fn receive(&mut self, index: usize, buffer: Buffer, start: usize, more: bool) {
-        let socket = self.links[index].socket;
+        let link = &mut self.links[index];
+        link.pending_operations += 1;
+        let socket = link.socket;
         let operation = Operation::Receive { socket, buffer, start, poll_first: !more };
         self.reactor.queue(Token(index as u64), operation).expect("one send and one receive for each");
     }
@@ -401,6 +458,8 @@ impl Driver {
             } else {
                 self.schedule.next_boundary_ns()
             });
+        let is_dead = self.revival.is_some() && !self.links.iter().any(|link| link.is_open);
+        let other_ns = if is_dead { other_ns.min(now_ns + REVIVAL_POLL_NS) } else { other_ns };
         if due_ns <= now_ns {
             return Wait { no_sleep: true, ..Wait::default() };
         }
@@ -414,7 +473,8 @@ impl Driver {
     /// Whether there is nothing left to send or to wait for, or nobody who would answer.
     fn is_done(&mut self, now_ns: u64) -> bool {
         let producers = self.links.iter().filter(|link| link.role.producer().is_some());
-        if producers.clone().next().is_some() && !producers.clone().any(|link| link.is_open) {
+        let is_dead = producers.clone().next().is_some() && !producers.clone().any(|link| link.is_open);
+        if is_dead && self.revival.is_none() {
             return true;
         }
         let silence_ns = if self.is_interrupted { SILENCE_INTERRUPTED_NS } else { SILENCE_NS };
@@ -426,10 +486,14 @@ impl Driver {
         }
         let is_unanswered =
             producers.filter_map(|link| link.role.producer()).any(|one| one.outstanding() > 0);
-        let has_subscriber = self.links.iter().any(|link| link.is_open && link.role.producer().is_none());
-        let is_unconsumed = has_subscriber && !self.is_interrupted && self.tally.backlog_records() > 0;
+        let missing_records = self.ledger.as_ref().map_or(0, Ledger::missing_records);
+        let is_unconsumed = self.links.iter().filter(|link| link.is_open).any(|link| {
+            let subscriber = link.role.subscriber();
+            subscriber.is_some_and(|subscriber| missing_records > 0 || !subscriber.is_idle())
+        });
+        let is_unconsumed = is_unconsumed && !self.is_interrupted;
         let is_unsent = (0..self.links.len()).any(|index| self.has_overdue(index, now_ns));
-        !(is_unanswered || is_unconsumed || is_unsent)
+        !(is_dead || is_unanswered || is_unconsumed || is_unsent)
     }
 
     /// Whether frames that were due before the end wait still to be sent, which an interrupt gives up.

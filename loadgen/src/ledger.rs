@@ -51,6 +51,8 @@ pub(crate) enum Sighting {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     senders: Vec<Sender>,
+    /// Acknowledged, and not seen yet.
+    missing_records: u64,
     seen_records: u64,
     duplicated_records: u64,
     phantom_records: u64,
@@ -73,9 +75,13 @@ impl Ledger {
     /// Records from `first` on were answered.
     pub(crate) fn on_answer(&mut self, connection: usize, first: u64, records: u32, is_ok: bool) {
         let sender = &mut self.senders[connection];
-        let bits = if is_ok { &mut sender.acked } else { &mut sender.refused };
         for sequence in first..first + u64::from(records) {
-            bits.set(sequence);
+            if is_ok {
+                sender.acked.set(sequence);
+                self.missing_records += u64::from(!sender.seen.get(sequence));
+            } else {
+                sender.refused.set(sequence);
+            }
         }
     }
 
@@ -91,7 +97,13 @@ impl Ledger {
             return Sighting::Again;
         }
         self.seen_records += 1;
+        self.missing_records -= u64::from(sender.acked.get(sequence));
         Sighting::First
+    }
+
+    /// Records that were acknowledged and are still to be met.
+    pub(crate) fn missing_records(&self) -> u64 {
+        self.missing_records
     }
 
     /// Records that were met, each counted once.
@@ -160,6 +172,6 @@ mod tests {
             ..Findings::default()
         };
         assert_eq!(ledger.findings(), expected);
-        assert_eq!(ledger.seen_records(), 99);
+        assert_eq!((ledger.seen_records(), ledger.missing_records()), (99, 1));
     }
 }

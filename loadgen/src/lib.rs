@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `arrivals`, `pace`, `stamp`, `template`, `content`, `payload`, `ring`, `connection`, `service`, `subscriber`, `ledger` | pure: what to send when, and what the answers mean |
 //! | `outbox`, `link`, `setup`, `driver`, `tally`, `interval` | the loop on the reactor, and what it counts |
-//! | `control`, `target`, `load`, `watch`, `environment`, `folder`, `hlog` | everything around a run that is not measured |
+//! | `control`, `target`, `load`, `kill`, `watch`, `environment`, `folder`, `hlog` | everything around a run that is not measured |
 //! | `scenario`, `fluid`, `result`, `criteria`, `assertion` | runs of phases, what arithmetic says of them, what is asked of them |
 //! | `latency`, `throughput`, `verify`, `peak_shave`, `produce`, `replay`, `scenario_file`, `sweep`, `find_max`, `calibrate`, `stored`, ... | the commands |
 //! | `compare`, `percentiles`, `report`, `tables`, `run_table`, `html`, `plot`, `live` | what they say |
@@ -34,6 +34,7 @@ mod hlog;
 mod html;
 mod internal;
 mod interval;
+mod kill;
 mod latency;
 mod ledger;
 mod link;

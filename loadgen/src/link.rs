@@ -76,6 +76,8 @@ pub(crate) struct Link {
     pub(crate) is_open: bool,
     /// Its send buffers are full: nothing can be made until a send ends.
     pub(crate) is_blocked: bool,
+    /// Receives and sends that the kernel has not answered.
+    pub(crate) pending_operations: u32,
     /// When it last sent anything.
     pub(crate) last_sent_ns: u64,
     /// What is on its way to the socket.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use client::connection::{Grants, Stats};
+use client::connection::{Grants, Start, Stats};
 use protocol::batch::BuildError;
 use protocol::ids::Handle;
 use reactor::affinity::{AffinityError, allowed_cpus, pin_current_thread};
@@ -213,6 +213,7 @@ pub(crate) fn measure(load: &Load, place: &Place, interrupted: &AtomicBool) -> R
         phases: vec![phase(load.warmup_ns), phase(load.measure_ns)],
         catch_up: CatchUp::Burst,
         intervals: None,
+        revival: None,
         ledger: load.end_to_end.then(|| Ledger::new(load.connections, 0)),
         frame_bytes_max: grants.frame_bytes_max,
         heartbeat_ns: heartbeat_ns(&grants),
@@ -268,7 +269,7 @@ fn connect(
     if load.end_to_end {
         // Before the first record is sent, so that none is missed.
         let mut control = Control::open(address)?;
-        let partitions = control.subscribe(&topics[0], CREDIT_RECORDS_MAX)?;
+        let partitions = control.subscribe(&topics[0], Start::Latest, CREDIT_RECORDS_MAX)?;
         let subscriber = Subscriber::new(SubscriberParts {
             run_id,
             connections: load.connections,

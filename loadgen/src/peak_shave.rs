@@ -14,7 +14,7 @@ use crate::latency;
 use crate::load::{Load, LoadError, Place};
 use crate::pace::PhaseEnd;
 use crate::report::Outcome;
-use crate::result::{Check, PhaseResult, Prediction, RunResult};
+use crate::result::{Check, KillResult, PhaseResult, Prediction, RunResult};
 use crate::scenario::{self, Output, Scenario, ScenarioPhase, ScenarioRun};
 use crate::stream;
 use crate::watch::{Lines, human_count, human_time};
@@ -98,9 +98,9 @@ pub(crate) fn run(
         ));
     }
     announce(&scenario, rates, lines);
-    let target = place.reach()?;
-    let mut run = scenario::run(&scenario, &place, &target, interrupted, output)?;
-    conclude(&mut run, rates, before, args.spike_for);
+    let mut target = place.reach()?;
+    let mut run = scenario::run(&scenario, &place, &mut target, interrupted, output)?;
+    conclude(&mut run, rates, before);
     Ok(run)
 }
 
@@ -139,6 +139,7 @@ fn build(args: &PeakShaveArgs, rates: Rates) -> Result<Scenario, LoadError> {
             phase("recovery", base, args.recovery_for),
         ],
         has_consumer: true,
+        kill_after_ns: args.kill.then(|| args.warmup + args.base_for + spike_ns / 2),
         catch_up: stream::catch_up(&args.stream),
         seed: args.stream.seed,
     })
@@ -186,15 +187,19 @@ fn announce(scenario: &Scenario, rates: Rates, lines: Lines) {
 }
 
 /// Predictions beside what was measured, and the criteria.
-fn conclude(run: &mut ScenarioRun, rates: Rates, before: Before, spike_ns: u64) {
+fn conclude(run: &mut ScenarioRun, rates: Rates, before: Before) {
     if let Some(fluid) = run.prediction.take() {
-        run.result.predictions = predictions(&run.result, &fluid, rates, spike_ns);
+        run.result.predictions = predictions(&run.result, &fluid, rates);
         run.prediction = Some(fluid);
     }
     if run.is_interrupted {
         return;
     }
     let result = &mut run.result;
+    if let Some(kill) = result.kill {
+        conclude_killed(result, kill);
+        return;
+    }
     check_share_of_max(result, rates, before);
     check_floor(result, before);
     check_ratio(result, "spike", SPIKE_P99_FACTOR);
@@ -206,7 +211,30 @@ fn conclude(run: &mut ScenarioRun, rates: Rates, before: Before, spike_ns: u64) 
     check_ratio(result, "recovery", RECOVERY_P99_FACTOR);
 }
 
-fn predictions(result: &RunResult, fluid: &Fluid, rates: Rates, spike_ns: u64) -> Vec<Prediction> {
+/// After a kill nothing is as predicted; what was acknowledged must be there all the same.
+fn conclude_killed(result: &mut RunResult, kill: KillResult) {
+    let KillResult { at_s, outage_s } = kill;
+    result.notes.push(format!("the broker was killed at {at_s:.2} s and served again {outage_s:.2} s later"));
+    let unknown = result.answers.unknown_frames;
+    result
+        .notes
+        .push(format!("{unknown} frames were in flight at the kill: they may be stored once or not at all"));
+    let why = "the broker was killed";
+    for name in ["spike p99 against base", "backlog as predicted", "drain time as predicted"] {
+        result.not_measured(name, why, "a broker that is left alone");
+    }
+    let recovered = result
+        .phase("recovery")
+        .map(|phase| phase.achieved_records_per_s / phase.offered_records_per_s.unwrap_or(1.0));
+    let found = recovered
+        .map_or_else(|| "it did not come to that".to_owned(), |share| format!("{:.1} %", share * 100.0));
+    let is_met = recovered.is_some_and(|share| share >= 0.99);
+    result.require_figure("recovery: offered load achieved again", is_met, found, ">= 99 %");
+    check_ratio(result, "recovery", RECOVERY_P99_FACTOR);
+    criteria::memory_within_budget(result);
+}
+
+fn predictions(result: &RunResult, fluid: &Fluid, rates: Rates) -> Vec<Prediction> {
     const SPIKE: usize = 2;
     const DRAIN: usize = 3;
     let Rates { base, spike, .. } = rates;
@@ -217,8 +245,7 @@ fn predictions(result: &RunResult, fluid: &Fluid, rates: Rates, spike_ns: u64) -
     let drained = phase("recovery").and(phase("drain"));
     let highest =
         |of: fn(&crate::fluid::FluidPhase) -> f64| of(&fluid.phases[SPIKE]).max(of(&fluid.phases[DRAIN]));
-    let spike_s =
-        fluid.phases[SPIKE].end_ns.saturating_sub(fluid.phases[SPIKE].start_ns).max(spike_ns.min(1));
+    let spike_s = (fluid.phases[SPIKE].end_ns - fluid.phases[SPIKE].start_ns) as f64 / 1e9;
     vec![
         Prediction {
             name: "backlog".to_owned(),
@@ -226,7 +253,7 @@ fn predictions(result: &RunResult, fluid: &Fluid, rates: Rates, spike_ns: u64) -
                 "(spike {} - consumers {})/s x {:.1} s",
                 human_count(spike),
                 human_count(in_spike),
-                spike_s as f64 / 1e9
+                spike_s
             ),
             unit: "records".to_owned(),
             predicted: highest(|phase| phase.backlog_max),

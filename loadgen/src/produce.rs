@@ -38,6 +38,7 @@ pub(crate) fn produce(
         lines: stream::lines(&args.stream)?,
         phases: Vec::new(),
         has_consumer: args.consume.is_some(),
+        kill_after_ns: None,
         catch_up: stream::catch_up(&args.stream),
         seed: args.stream.seed,
         load,
@@ -65,8 +66,8 @@ pub(crate) fn produce(
             args.target.memory_bytes.unwrap_or(place.child.journal_bytes + (256 << 20));
         *frames_max = (place.child.journal_bytes / 2 / scenario_frame_bytes(&scenario.load)?).max(1);
     }
-    let target = place.reach()?;
-    scenario::run(&scenario, &place, &target, interrupted, output)
+    let mut target = place.reach()?;
+    scenario::run(&scenario, &place, &mut target, interrupted, output)
 }
 
 fn scenario_frame_bytes(load: &crate::load::Load) -> Result<u64, LoadError> {
@@ -107,6 +108,7 @@ pub(crate) fn consume(
             ScenarioPhase::drain("consume", args.produce.unwrap_or(0.0), end, args.rate),
         ],
         has_consumer: true,
+        kill_after_ns: None,
         catch_up: stream::catch_up(&args.stream),
         seed: args.stream.seed,
         load,
@@ -116,8 +118,8 @@ pub(crate) fn consume(
     let per_s = backlog / seconds + args.produce.unwrap_or(0.0);
     measured.phases = vec![ScenarioPhase::constant("all", per_s, (seconds * 1e9) as u64, None)];
     let place = Place::new(&args.target, &scenario.load, stream::journal_for(&measured)?)?;
-    let target = place.reach()?;
-    let mut run = scenario::run(&scenario, &place, &target, interrupted, output)?;
+    let mut target = place.reach()?;
+    let mut run = scenario::run(&scenario, &place, &mut target, interrupted, output)?;
     if !run.is_interrupted {
         conclude(&mut run, args, backlog);
     }

@@ -72,8 +72,8 @@ fn replay_as(
     let mut scenario = build(args, load, &trace, consume)?;
     scenario.command = command;
     let place = Place::new(&args.target, &scenario.load, stream::journal_for(&scenario)?)?;
-    let target = place.reach()?;
-    let mut run = scenario::run(&scenario, &place, &target, interrupted, output)?;
+    let mut target = place.reach()?;
+    let mut run = scenario::run(&scenario, &place, &mut target, interrupted, output)?;
     run.result.notes.push(format!("rate scale {rate_scale}, time scale {}", args.playback.time_scale));
     if !run.is_interrupted {
         conclude(&mut run, consume);
@@ -127,6 +127,7 @@ fn build(args: &ReplayArgs, load: Load, trace: &Trace, consume: f64) -> Result<S
             drain(DRAINED_RECORDS_MIN),
         ],
         has_consumer: true,
+        kill_after_ns: None,
         catch_up: stream::catch_up(&args.stream),
         seed: args.stream.seed,
     };
@@ -213,12 +214,13 @@ pub(crate) fn soak(
         lines: stream::lines(&args.stream)?,
         phases,
         has_consumer: true,
+        kill_after_ns: None,
         catch_up: stream::catch_up(&args.stream),
         seed: args.stream.seed,
     };
     let place = Place::new(&args.target, &scenario.load, stream::journal_for(&scenario)?)?;
-    let target = place.reach()?;
-    let mut run = scenario::run(&scenario, &place, &target, interrupted, output)?;
+    let mut target = place.reach()?;
+    let mut run = scenario::run(&scenario, &place, &mut target, interrupted, output)?;
     if !run.is_interrupted {
         conclude_soak(&mut run);
     }

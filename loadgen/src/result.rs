@@ -142,6 +142,15 @@ pub(crate) struct IntegrityResult {
     pub(crate) faults: DeliveryFaults,
 }
 
+/// A kill of the broker in mid-run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KillResult {
+    /// When, since the start of the run.
+    pub(crate) at_s: f64,
+    /// Until it had recovered and all connections were made anew.
+    pub(crate) outage_s: f64,
+}
+
 /// What the broker's process used.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct BrokerResult {
@@ -190,6 +199,8 @@ pub(crate) struct RunResult {
     pub(crate) answers: AnswersResult,
     /// What the consumer found, if there was one.
     pub(crate) integrity: Option<IntegrityResult>,
+    /// When the broker was killed, if it was.
+    pub(crate) kill: Option<KillResult>,
     /// What the broker used.
     pub(crate) broker: BrokerResult,
     /// CPU of the load's thread, of which 100 is its core.

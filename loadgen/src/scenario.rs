@@ -5,9 +5,10 @@
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 
-use client::connection::{Grants, Stats};
+use client::connection::{Grants, Start, Stats};
 use protocol::status::Status;
 use reactor::affinity::pin_current_thread;
 use reactor::clock;
@@ -22,6 +23,7 @@ use crate::folder::RunFolder;
 use crate::hlog::{Span, spectrum};
 use crate::html;
 use crate::interval::{IntervalFeed, IntervalPort, interval_channel};
+use crate::kill::Kill;
 use crate::latency::{judge_interrupt, judge_lag};
 use crate::ledger::Ledger;
 use crate::link::Role;
@@ -31,7 +33,8 @@ use crate::payload::{LineFrames, Payload};
 use crate::percentiles::Percentiles;
 use crate::report::{Outcome, Verdict};
 use crate::result::{
-    AnswersResult, BrokerResult, IntegrityResult, LoadResult, PhaseResult, RESULT_SCHEMA, RunResult, Second,
+    AnswersResult, BrokerResult, IntegrityResult, KillResult, LoadResult, PhaseResult, RESULT_SCHEMA,
+    RunResult, Second,
 };
 use crate::setup::{DriveSetup, Driven, PhaseSetup, Signals};
 use crate::subscriber::{CREDIT_RECORDS_MAX, Subscriber, SubscriberParts};
@@ -98,6 +101,8 @@ pub(crate) struct Scenario {
     pub(crate) phases: Vec<ScenarioPhase>,
     /// Whether somebody consumes.
     pub(crate) has_consumer: bool,
+    /// When the broker is killed, since the start of the run.
+    pub(crate) kill_after_ns: Option<u64>,
     /// What a connection does that has fallen behind.
     pub(crate) catch_up: CatchUp,
     /// Decides all that is random.
@@ -191,7 +196,7 @@ impl Scenario {
 pub(crate) fn run(
     scenario: &Scenario,
     place: &Place,
-    target: &Target,
+    target: &mut Target,
     interrupted: &AtomicBool,
     output: &mut Output<'_>,
 ) -> Result<ScenarioRun, LoadError> {
@@ -200,16 +205,9 @@ pub(crate) fn run(
     let grants = Control::open(address)?.grants().clone();
     let in_flight_max = allowed_in_flight(scenario.load.in_flight_max, scenario.frame_bytes()?, &grants)?;
     let started_ms = clock::now().wall_ms;
-    let mut folder = match output.no_folder {
-        true => None,
-        false => Some(RunFolder::create(output.folder.as_deref(), scenario.command, started_ms)?),
-    };
-    if let Some(folder) = &folder {
-        let environment = Environment::read(target.arguments(), target.directory());
-        folder.write_json("env.json", &environment)?;
-    }
+    let mut folder = open_folder(scenario, target, output, started_ms)?;
     let (port, feed) = interval_channel();
-    let setup = set_up(scenario, place, target, &grants, (run_id, in_flight_max, port))?;
+    let mut setup = set_up(scenario, place, target, &grants, (run_id, in_flight_max, port))?;
     let (_, seconds_in_all) = scenario.extent();
     let prediction = scenario.predict();
     let is_length_known =
@@ -223,9 +221,22 @@ pub(crate) fn run(
         lines: output.lines,
     };
     let stats_before = Control::open(address)?.stats()?;
+    let is_over = AtomicBool::new(false);
+    let topic = topic(run_id);
+    let kill = scenario.kill_after_ns.map(|after_ns| {
+        let (revival, sockets) = channel();
+        setup.revival = Some(sockets);
+        let subscription = scenario.has_consumer.then(|| (topic.as_str(), scenario.credit_records()));
+        let producers = scenario.load.connections;
+        Kill { target: &mut *target, after_ns, producers, subscription, revival, is_over: &is_over }
+    });
     let signals = Signals { interrupted, sent_frames: &AtomicU64::new(0) };
-    let (driven, watched) =
-        drive_watched(setup, place.core, signals, (&watching, &feed, folder.as_mut(), output.viewer))?;
+    let Beside { driven, watched, kill } = drive_watched(
+        (setup, place.core),
+        signals,
+        (&watching, &feed, folder.as_mut(), output.viewer),
+        (kill, &is_over),
+    )?;
     let asked = Control::open(address).and_then(|mut control| control.stats());
     let stats_after = asked.as_ref().map_or_else(|_| stats_before.clone(), Clone::clone);
     let made = Made {
@@ -238,6 +249,7 @@ pub(crate) fn run(
         started_ms,
         driven: &driven,
         watched: &watched,
+        kill,
         stats: (&stats_before, &stats_after),
     };
     let mut result = made.result()?;
@@ -249,6 +261,21 @@ pub(crate) fn run(
     }
     let is_interrupted = driven.is_interrupted;
     Ok(ScenarioRun { result, series: watched.series, prediction, is_interrupted, folder })
+}
+
+/// The folder with the environment in it, if there is to be one.
+fn open_folder(
+    scenario: &Scenario,
+    target: &Target,
+    output: &Output<'_>,
+    started_ms: u64,
+) -> Result<Option<RunFolder>, LoadError> {
+    if output.no_folder {
+        return Ok(None);
+    }
+    let folder = RunFolder::create(output.folder.as_deref(), scenario.command, started_ms)?;
+    folder.write_json("env.json", &Environment::read(target.arguments(), target.directory()))?;
+    Ok(Some(folder))
 }
 
 /// All that the driver needs: run id, frames in flight and the port are those of the run.
@@ -266,6 +293,7 @@ fn set_up(
         phases: scenario.setups(),
         catch_up: scenario.catch_up,
         intervals: Some(port),
+        revival: None,
         ledger: scenario.has_consumer.then(|| Ledger::new(scenario.load.connections, records_each)),
         frame_bytes_max: grants.frame_bytes_max,
         heartbeat_ns: heartbeat_ns(grants),
@@ -288,22 +316,38 @@ impl ScenarioRun {
 
 type Watching<'a> = (&'a WatchSetup<'a>, &'a IntervalFeed, Option<&'a mut RunFolder>, &'a mut dyn Viewer);
 
+/// What came of a run and of what was done beside it.
+struct Beside {
+    driven: Driven,
+    watched: Watched,
+    kill: Option<KillResult>,
+}
+
 /// Drives on a pinned thread of its own, and watches on this one.
 fn drive_watched(
-    setup: DriveSetup,
-    core: usize,
+    (setup, core): (DriveSetup, usize),
     signals: Signals<'_>,
     (watching, feed, folder, viewer): Watching<'_>,
-) -> Result<(Driven, Watched), LoadError> {
+    (kill, is_over): (Option<Kill<'_>>, &AtomicBool),
+) -> Result<Beside, LoadError> {
     std::thread::scope(|scope| {
+        let kill = kill.map(|kill| scope.spawn(move || kill.carry_out()));
         let load = scope.spawn(move || -> Result<Driven, LoadError> {
             pin_current_thread(core)?;
             Ok(drive(setup, signals)?)
         });
         let watched = watch(watching, feed, folder, viewer);
-        let driven = load.join().expect("a panic ends the process")?;
-        Ok((driven, watched?))
+        let driven = load.join().expect("a panic ends the process");
+        is_over.store(true, Ordering::Relaxed);
+        // Why there is no broker any more says more than what the loop saw of it.
+        let kill = kill.map(|kill| kill.join().expect("a panic ends the process")).transpose()?.flatten();
+        Ok(Beside { driven: driven?, watched: watched?, kill })
     })
+}
+
+/// The topic of a run.
+fn topic(run_id: u32) -> String {
+    format!("loadgen-{run_id:08x}")
 }
 
 /// Creates the topic, and makes all connections of a run, producers first.
@@ -314,7 +358,7 @@ fn connect(
     in_flight_max: usize,
 ) -> Result<Vec<(OwnedFd, Role)>, LoadError> {
     let (load, address) = (&scenario.load, target.address());
-    let topic = format!("loadgen-{run_id:08x}");
+    let topic = topic(run_id);
     let handles = Control::open(address)?.create_topic(&topic, load.partitions)?;
     let filler = || Payload::filler(load.record_bytes, u64::from(run_id));
     let mut links = Vec::with_capacity(load.connections + 1);
@@ -338,7 +382,7 @@ fn connect(
         // Before the first record is sent, so that none is missed.
         let credit_records = scenario.credit_records();
         let mut control = Control::open(address)?;
-        let partitions = control.subscribe(&topic, credit_records)?;
+        let partitions = control.subscribe(&topic, Start::Latest, credit_records)?;
         let subscriber = Subscriber::new(SubscriberParts {
             run_id,
             connections: load.connections,
@@ -362,6 +406,7 @@ struct Made<'a> {
     started_ms: u64,
     driven: &'a Driven,
     watched: &'a Watched,
+    kill: Option<KillResult>,
     /// Before and after.
     stats: (&'a Stats, &'a Stats),
 }
@@ -388,13 +433,17 @@ impl Made<'_> {
             checks: Vec::new(),
             answers: self.answers(),
             integrity: self.integrity(),
+            kill: self.kill,
             broker: self.broker(elapsed_ns),
             loadgen_cpu_percent: driven.cpu_ns as f64 * 100.0 / elapsed_ns,
             notes: self.notes(),
             verdict: Verdict::new(),
         };
         judge_interrupt(&mut result.verdict, driven.is_interrupted);
-        judge(&mut result);
+        if self.kill.is_none() {
+            judge_load(&mut result);
+        }
+        judge_integrity(&mut result);
         Ok(result)
     }
 
@@ -509,8 +558,8 @@ fn phase_result(phase: &ScenarioPhase, tally: &PhaseTally, start_ns: u64, batch_
     }
 }
 
-/// What no run may do, and what makes its figures worthless.
-fn judge(result: &mut RunResult) {
+/// What a broker must not do that was left alone, and what makes a run's figures worthless.
+fn judge_load(result: &mut RunResult) {
     let verdict = &mut result.verdict;
     for phase in result.phases.iter().filter(|phase| phase.is_measured) {
         let name = &phase.name;
@@ -534,9 +583,9 @@ fn judge(result: &mut RunResult) {
     for (status, count) in refused_frames_by_status {
         verdict.add(status != "Busy", Outcome::Fail, || format!("{count} frames were refused with {status}"));
     }
-    judge_integrity(result);
 }
 
+/// What no broker may do, whatever was done to it.
 fn judge_integrity(result: &mut RunResult) {
     let Some(IntegrityResult { findings, faults }) = result.integrity else { return };
     let count = findings.fault_count() + faults.foreign_records;

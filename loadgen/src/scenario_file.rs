@@ -113,8 +113,8 @@ pub(crate) fn run(
         .map_err(|error| LoadError::Unsuitable(format!("{}: {error}", path.display())))?;
     let Asserted { scenario, assertions } = read(path, &text)?;
     let place = Place::new(&args.target, &scenario.load, stream::journal_for(&scenario)?)?;
-    let target = place.reach()?;
-    let mut run = scenario::run(&scenario, &place, &target, interrupted, output)?;
+    let mut target = place.reach()?;
+    let mut run = scenario::run(&scenario, &place, &mut target, interrupted, output)?;
     if !run.is_interrupted {
         let names: Vec<String> = scenario.phases.iter().map(|phase| phase.name.clone()).collect();
         for assertion in &assertions {
@@ -164,6 +164,7 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<Asserted, LoadError> {
         lines: stream::lines(&stream)?,
         phases,
         has_consumer: file.consumer.is_some(),
+        kill_after_ns: None,
         catch_up: stream::catch_up(&stream),
         seed: file.seed,
     };

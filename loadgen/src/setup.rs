@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::Receiver;
 
 use reactor::memory::MemoryError;
 use reactor::probe::SetupError;
@@ -66,6 +67,8 @@ pub(crate) struct DriveSetup {
     pub(crate) intervals: Option<IntervalPort>,
     /// Accounts for every record; needed when there is a subscriber.
     pub(crate) ledger: Option<Ledger>,
+    /// Where new sockets come from when all connections broke because the broker was killed, in the order of `links`.
+    pub(crate) revival: Option<Receiver<Vec<OwnedFd>>>,
     /// Longest frame, as granted.
     pub(crate) frame_bytes_max: u32,
     /// A connection that is silent for so long sends a heartbeat.

@@ -95,6 +95,8 @@ pub(crate) struct Subscriber {
     service: Service,
     faults: DeliveryFaults,
     credit_records: u64,
+    /// Whether batches that came before may come again.
+    passes_over: bool,
     /// What can be granted again.
     free_records: u64,
     free_bytes: u64,
@@ -115,9 +117,17 @@ impl Subscriber {
             service: Service::new(),
             faults: DeliveryFaults::default(),
             credit_records: parts.credit_records,
+            passes_over: false,
             free_records: 0,
             free_bytes: 0,
         }
+    }
+
+    /// The connection is made anew, and delivers everything from the beginning: what was delivered before is passed over.
+    pub(crate) fn resume(&mut self) {
+        self.passes_over = true;
+        self.free_records = 0;
+        self.free_bytes = 0;
     }
 
     /// What was wrong so far.
@@ -211,6 +221,11 @@ impl Subscriber {
             self.free_bytes += bytes;
             return;
         };
+        if self.passes_over && batch.header().base_offset() < lane.next_offset {
+            self.free_records += records;
+            self.free_bytes += bytes;
+            return;
+        }
         self.faults.offset_gaps += u64::from(batch.header().base_offset() != lane.next_offset);
         lane.next_offset = batch.header().next_offset();
         let mut good_records = 0;
@@ -339,6 +354,20 @@ mod tests {
         let mut other_run = Both::new(RUN + 1, CREDIT_RECORDS_MAX);
         other_run.take(&delivery(0, 0));
         assert_eq!(other_run.subscriber.faults().foreign_records, 2);
+    }
+
+    #[test]
+    fn what_comes_again_after_a_kill_is_passed_over() {
+        let mut both = Both::new(RUN, CREDIT_RECORDS_MAX);
+        both.take(&delivery(0, 0));
+        both.take(&delivery(2, 2));
+        both.subscriber.resume();
+        assert_eq!(both.take(&delivery(0, 0)), [0; 0]);
+        assert_eq!(both.take(&delivery(2, 2)), [0; 0]);
+        assert_eq!(both.take(&delivery(4, 4)), [4, 4]);
+        assert_eq!((both.ledger.seen_records(), both.subscriber.faults().count()), (6, 0));
+        assert_eq!(both.take(&delivery(8, 8)), [8, 8]);
+        assert_eq!(both.subscriber.faults().offset_gaps, 1, "what is missing is missing still");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use reactor::file::{FileSystemKind, file_system_kind};
@@ -90,7 +91,7 @@ impl Target {
     pub(crate) fn probe(&self) -> Probe {
         match self {
             Self::Remote(address) => Probe::Remote(*address),
-            Self::Child(child) => Probe::Process(child.child.id()),
+            Self::Child(child) => Probe::Process(Arc::clone(&child.pid)),
         }
     }
 
@@ -122,6 +123,8 @@ impl Target {
 /// A child process and its directory.
 pub(crate) struct ChildBroker {
     child: Child,
+    /// Of the process that runs.
+    pid: Arc<AtomicU32>,
     address: SocketAddr,
     options: ChildOptions,
     directory: TempDir,
@@ -139,7 +142,8 @@ impl ChildBroker {
         let directory = directory.map_err(|source| TargetError::Directory { parent, source })?;
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let (child, address) = spawn(&options, directory.path(), any_port)?;
-        Ok(Self { child, address, options, directory })
+        let pid = Arc::new(AtomicU32::new(child.id()));
+        Ok(Self { child, pid, address, options, directory })
     }
 
     /// Ends it at once, as a power cut ends a process (SIGKILL), and waits until it is gone.
@@ -155,6 +159,7 @@ impl ChildBroker {
     /// See `TargetError`.
     pub(crate) fn restart(&mut self) -> Result<(), TargetError> {
         (self.child, self.address) = spawn(&self.options, self.directory.path(), self.address)?;
+        self.pid.store(self.child.id(), Ordering::Relaxed);
         Ok(())
     }
 }

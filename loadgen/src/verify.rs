@@ -241,6 +241,7 @@ impl Writer<'_> {
             phases: vec![PhasePlan::fixed(Pace::Closed { frames_max }, self.load.measure_ns).into()],
             catch_up: CatchUp::Burst,
             intervals: None,
+            revival: None,
             ledger: None,
             frame_bytes_max: grants.frame_bytes_max,
             heartbeat_ns: heartbeat_ns(&grants),

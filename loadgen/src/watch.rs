@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -20,10 +22,10 @@ use crate::result::Second;
 const TICKS_PER_S: f64 = 100.0;
 
 /// A broker whose process can be looked at, or asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Probe {
-    /// A process of this host.
-    Process(u32),
+    /// A process of this host; another one after a kill.
+    Process(Arc<AtomicU32>),
     /// Somebody else's broker: it is asked for its counters.
     Remote(SocketAddr),
 }
@@ -39,15 +41,10 @@ pub(crate) struct Look {
 
 impl Probe {
     /// Looks at the broker now.
-    pub(crate) fn look(self) -> Look {
+    pub(crate) fn look(&self) -> Look {
         match self {
-            Self::Process(pid) => Look {
-                resident_bytes: fs::read_to_string(format!("/proc/{pid}/status"))
-                    .ok()
-                    .and_then(|text| resident_bytes(&text)),
-                cpu_s: fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| cpu_s(&text)),
-            },
-            Self::Remote(address) => match Control::open(address).and_then(|mut control| control.stats()) {
+            Self::Process(pid) => look_at(pid.load(Ordering::Relaxed)),
+            Self::Remote(address) => match Control::open(*address).and_then(|mut control| control.stats()) {
                 Ok(stats) => Look {
                     resident_bytes: Some(stats.resident_bytes),
                     cpu_s: Some(stats.cpu_ns as f64 / 1e9),
@@ -55,6 +52,15 @@ impl Probe {
                 Err(_) => Look::default(),
             },
         }
+    }
+}
+
+fn look_at(pid: u32) -> Look {
+    Look {
+        resident_bytes: fs::read_to_string(format!("/proc/{pid}/status"))
+            .ok()
+            .and_then(|text| resident_bytes(&text)),
+        cpu_s: fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| cpu_s(&text)),
     }
 }
 
@@ -170,7 +176,9 @@ fn second_of(
     let per_s = |records: u64| records as f64 / seconds;
     let us = |histogram: &Histogram<u64>| Percentiles::of(histogram);
     let (ack, delivery, lag) = (us(&interval.response), us(&interval.delivery), us(&interval.send_lag));
-    let cpu_percent = look.cpu_s.zip(last.cpu_s).map(|(now, before)| (now - before) * 100.0 / seconds);
+    // After a kill it is another process, which has used less.
+    let cpu_percent =
+        look.cpu_s.zip(last.cpu_s).map(|(now, before)| (now - before).max(0.0) * 100.0 / seconds);
     Second {
         t_s: since_start_ns as f64 / 1e9,
         phase: setup.phases.get(counts.phase).cloned().unwrap_or_default(),
@@ -251,10 +259,10 @@ mod tests {
         assert_eq!(resident_bytes("VmHWM:\t 9 kB\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
         let stat = "77 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20";
         assert_eq!(cpu_s(stat), Some(3.0));
-        let own = Probe::Process(std::process::id()).look();
+        let own = look_at(std::process::id());
         assert!(own.resident_bytes.unwrap() > 0);
         assert!(own.cpu_s.is_some());
-        assert_eq!(Probe::Process(u32::MAX).look(), Look::default());
+        assert_eq!(look_at(u32::MAX), Look::default());
     }
 
     #[test]

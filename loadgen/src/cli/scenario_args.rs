@@ -79,6 +79,9 @@ pub struct PeakShaveArgs {
     /// Consumers stand still during the spike
     #[arg(long)]
     pub consumers_stopped: bool,
+    /// Kill the broker with SIGKILL in the middle of the spike, start it again on the same directory, and go on
+    #[arg(long, conflicts_with = "connect")]
+    pub kill: bool,
     /// Length of the warm-up, which is not measured
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub warmup: u64,

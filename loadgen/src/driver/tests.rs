@@ -7,6 +7,7 @@
 mod fake_broker;
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use protocol::ids::Offset;
@@ -45,7 +46,17 @@ impl Run {
     }
 
     fn drive(self) -> Done {
+        self.drive_and_revive(None)
+    }
+
+    /// Drives; when the broker has hung up, goes on with another one.
+    fn drive_and_revive(self, next: Option<FakeBroker>) -> Done {
         let broker = FakeBroker::start(self.script);
+        let (revival, sockets) = channel();
+        let next_thread = next.map(|next| {
+            revival.send(vec![next.producer, next.subscriber]).unwrap();
+            next.thread
+        });
         let shape = FrameShape { record_bytes: RECORD_BYTES, batch_records: 1, created_ms: 0 };
         let producer = Producer::new(ProducerParts {
             run_id: RUN,
@@ -74,6 +85,7 @@ impl Run {
             ],
             catch_up: self.catch_up,
             intervals: None,
+            revival: next_thread.is_some().then_some(sockets),
             ledger: Some(Ledger::new(1, self.length_ms)),
             frame_bytes_max: 1 << 20,
             heartbeat_ns: 60_000 * MS,
@@ -85,6 +97,7 @@ impl Run {
         let findings = driven.ledger.as_ref().unwrap().findings();
         let done = Done { driven, findings, faults };
         broker.thread.join().unwrap();
+        next_thread.map(|thread| thread.join().unwrap());
         done
     }
 }
@@ -206,4 +219,17 @@ fn connection_that_breaks_leaves_what_was_not_answered_unknown() {
     assert_eq!(done.findings.fault_count(), 0);
     assert!(done.driven.tally.lost_connections >= 1);
     assert!(done.driven.tally.phases[0].unsent_frames > 0, "the rest of the plan");
+}
+
+#[test]
+fn load_goes_on_when_a_killed_broker_is_back() {
+    let script = Script { forgets_to_answer: &[40, 41, 42], hangs_up_after: Some(42), ..Script::default() };
+    let run = Run::new(script, 300);
+    let next = FakeBroker::start_at(Script { frames: u64::MAX, ..Script::default() }, 43);
+    let done = run.drive_and_revive(Some(next));
+    assert_eq!((done.findings.sent_records, done.findings.lost_records), (300, 0));
+    assert!(done.findings.unknown_records >= 3, "{:?}", done.findings);
+    assert_eq!(done.findings.acked_records + done.findings.unknown_records, 300);
+    assert_eq!((done.findings.fault_count(), done.faults.offset_gaps), (0, 0));
+    assert_eq!((done.driven.tally.lost_connections, done.driven.tally.phases[0].unsent_frames), (0, 0));
 }

@@ -107,6 +107,7 @@ fn result() -> RunResult {
             findings: Findings { acked_records: 76_000, ..Findings::default() },
             faults: DeliveryFaults::default(),
         }),
+        kill: None,
         broker: BrokerResult {
             cpu_percent: Some(40.0),
             resident_bytes_max: Some(300 << 20),

@@ -61,6 +61,11 @@ pub(super) struct FakeBroker {
 
 impl FakeBroker {
     pub(super) fn start(script: Script) -> Self {
+        Self::start_at(script, 0)
+    }
+
+    /// One that goes on where another one ended.
+    pub(super) fn start_at(script: Script, next_offset: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let connect = || {
@@ -76,7 +81,7 @@ impl FakeBroker {
             script,
             from_producer,
             to_subscriber,
-            next_offset: 0,
+            next_offset,
             held_delivery: None,
             held_answer: None,
         };
