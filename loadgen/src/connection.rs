@@ -247,8 +247,10 @@ impl Producer {
     }
 
     /// The connection is made anew: the gates of the old one are gone with it.
-    pub(crate) fn reconnected(&mut self) {
+    pub(crate) fn reconnected(&mut self, now_ns: u64) {
         self.ring.abandon();
+        // Until now nothing could be sent.
+        self.ready_since_ns = now_ns;
         self.lanes.iter_mut().for_each(|lane| lane.resumes_next = false);
         self.paused_until_ns = 0;
     }

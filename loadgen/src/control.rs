@@ -16,7 +16,7 @@ use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
 use protocol::status::Status;
 use reactor::clock;
 
-use crate::subscriber::{CREDIT_BYTES, SUBSCRIPTION_ID};
+use crate::subscriber::SUBSCRIPTION_ID;
 
 /// How long one answer may take. Topics of many partitions are made durable one by one.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -147,14 +147,9 @@ impl Control {
         &mut self,
         topic: &str,
         start: Start,
-        credit_records: u64,
+        credit: CreditAmount,
     ) -> Result<Vec<(Handle, Offset)>, ControlError> {
-        let request = SubscribeRequest {
-            topic,
-            partition: None,
-            start,
-            credit: CreditAmount { records: credit_records, bytes: CREDIT_BYTES },
-        };
+        let request = SubscribeRequest { topic, partition: None, start, credit };
         let correlation = self.connection.subscribe(SubscriptionId(SUBSCRIPTION_ID), &request)?;
         let mut partitions: Vec<(Handle, Offset)> = self.answer(correlation, |event| match event {
             Event::Subscribed { partitions, .. } => {

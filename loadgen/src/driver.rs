@@ -203,7 +203,7 @@ impl Driver {
             link.is_blocked = false;
             link.outbox.discard();
             match &mut link.role {
-                Role::Producer(producer) => producer.reconnected(),
+                Role::Producer(producer) => producer.reconnected(now_ns),
                 Role::Subscriber(subscriber) => subscriber.resume(),
             }
             let bytes = link.role.receive_buffer_bytes(self.frame_bytes_max);
@@ -251,9 +251,7 @@ impl Driver {
             self.set_consumer_rate(now_ns, self.consumer_rates[current]);
         }
         if now_ns >= self.tally.interval_end_ns() {
-            let in_flight = self.links.iter().filter_map(|link| link.role.producer());
-            let in_flight_frames = in_flight.map(|producer| producer.outstanding() as u64).sum();
-            self.tally.end_interval(now_ns, &self.schedule, in_flight_frames);
+            self.tally.end_interval(now_ns, &self.schedule, self.in_flight_frames());
         }
         if self.schedule.is_over(now_ns) && !self.is_closing {
             self.is_closing = true;
@@ -262,9 +260,15 @@ impl Driver {
             if let Some(window) = self.schedule.window(current) {
                 self.tally.set_window(current, window);
             }
+            self.tally.begin_closing(now_ns, &self.schedule, self.in_flight_frames());
             // What is left is not measured: the sooner it is here, the better.
             self.set_consumer_rate(now_ns, None);
         }
+    }
+
+    fn in_flight_frames(&self) -> u64 {
+        let producers = self.links.iter().filter_map(|link| link.role.producer());
+        producers.map(|producer| producer.outstanding() as u64).sum()
     }
 
     fn set_consumer_rate(&mut self, now_ns: u64, per_s: Option<f64>) {

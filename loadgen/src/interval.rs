@@ -23,7 +23,7 @@ pub(crate) struct Counts {
     pub(crate) start_ns: u64,
     /// The same.
     pub(crate) end_ns: u64,
-    /// Phase at its start.
+    /// Phase at its start; behind the last one, while the end is awaited.
     pub(crate) phase: usize,
     /// Records that the plan says should have been sent in it.
     pub(crate) offered_records: f64,

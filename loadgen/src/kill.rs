@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use client::connection::Start;
+use client::connection::{CreditAmount, Start};
 use reactor::clock;
 
 use crate::control::Control;
@@ -28,8 +28,8 @@ pub(crate) struct Kill<'a> {
     pub(crate) after_ns: u64,
     /// Connections that send.
     pub(crate) producers: usize,
-    /// The topic of the one that consumes, and its credit; none if nobody does.
-    pub(crate) subscription: Option<(&'a str, u64)>,
+    /// The topic of the one that consumes; none if nobody does.
+    pub(crate) topic: Option<&'a str>,
     /// Where new sockets go.
     pub(crate) revival: Sender<Vec<OwnedFd>>,
     /// Set when the run is over.
@@ -55,7 +55,7 @@ impl Kill<'_> {
         let killed_ns = clock::monotonic_ns();
         child.kill();
         child.restart()?;
-        let sockets = connect(self.target.address(), self.producers, self.subscription)?;
+        let sockets = connect(self.target.address(), self.producers, self.topic)?;
         let back_ns = clock::monotonic_ns();
         // The run may be over by now.
         let _ = self.revival.send(sockets);
@@ -66,18 +66,15 @@ impl Kill<'_> {
     }
 }
 
-fn connect(
-    address: SocketAddr,
-    producers: usize,
-    subscription: Option<(&str, u64)>,
-) -> Result<Vec<OwnedFd>, LoadError> {
+fn connect(address: SocketAddr, producers: usize, topic: Option<&str>) -> Result<Vec<OwnedFd>, LoadError> {
     let mut sockets = Vec::with_capacity(producers + 1);
     for _ in 0..producers {
         sockets.push(Control::open(address)?.into_socket()?);
     }
-    if let Some((topic, credit_records)) = subscription {
+    if let Some(topic) = topic {
         let mut control = Control::open(address)?;
-        control.subscribe(topic, Start::Earliest, credit_records)?;
+        // Without credit nothing is delivered before the loop has the socket.
+        control.subscribe(topic, Start::Earliest, CreditAmount { records: 0, bytes: 0 })?;
         sockets.push(control.into_socket()?);
     }
     Ok(sockets)

@@ -24,6 +24,9 @@ use crate::watch::{Viewer, human_count, human_time};
 /// Seconds that are kept on the screen.
 const SECONDS_MAX: usize = 3_600;
 
+/// Shortest interval whose rates are drawn.
+const SECOND_MIN: f64 = 0.5;
+
 /// What is drawn.
 #[derive(Debug, Default)]
 struct Picture {
@@ -46,8 +49,9 @@ impl LiveView {
         if !io::stdout().is_terminal() {
             return Ok(None);
         }
-        let terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+        let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
         execute!(io::stdout(), EnterAlternateScreen, Hide)?;
+        terminal.clear()?;
         Ok(Some(Self { terminal, picture: Picture::default() }))
     }
 }
@@ -69,6 +73,10 @@ impl Viewer for LiveView {
 
 impl Picture {
     fn add(&mut self, second: &Second, left: Option<Duration>) {
+        // What is left of a second at the end of a phase is too short for a rate.
+        if second.t_s - self.series.last().map_or(0.0, |last| last.t_s) < SECOND_MIN {
+            return;
+        }
         if self.series.len() == SECONDS_MAX {
             self.series.remove(0);
         }

@@ -23,7 +23,7 @@ use crate::link::Role;
 use crate::pace::{CatchUp, Pace, PhasePlan};
 use crate::payload::Payload;
 use crate::setup::{DriveError, DriveSetup, Driven, Signals};
-use crate::subscriber::{CREDIT_RECORDS_MAX, Subscriber, SubscriberParts};
+use crate::subscriber::{CREDIT_RECORDS_MAX, Subscriber, SubscriberParts, credit_of};
 use crate::target::{ChildBroker, ChildOptions, Target, TargetError};
 use crate::template::{FrameShape, Template};
 
@@ -269,7 +269,7 @@ fn connect(
     if load.end_to_end {
         // Before the first record is sent, so that none is missed.
         let mut control = Control::open(address)?;
-        let partitions = control.subscribe(&topics[0], Start::Latest, CREDIT_RECORDS_MAX)?;
+        let partitions = control.subscribe(&topics[0], Start::Latest, credit_of(CREDIT_RECORDS_MAX))?;
         let subscriber = Subscriber::new(SubscriberParts {
             run_id,
             connections: load.connections,

@@ -37,7 +37,7 @@ use crate::result::{
     RunResult, Second,
 };
 use crate::setup::{DriveSetup, Driven, PhaseSetup, Signals};
-use crate::subscriber::{CREDIT_RECORDS_MAX, Subscriber, SubscriberParts};
+use crate::subscriber::{CREDIT_RECORDS_MAX, Subscriber, SubscriberParts, credit_of};
 use crate::tally::PhaseTally;
 use crate::target::Target;
 use crate::template::Template;
@@ -226,9 +226,9 @@ pub(crate) fn run(
     let kill = scenario.kill_after_ns.map(|after_ns| {
         let (revival, sockets) = channel();
         setup.revival = Some(sockets);
-        let subscription = scenario.has_consumer.then(|| (topic.as_str(), scenario.credit_records()));
+        let topic = scenario.has_consumer.then_some(topic.as_str());
         let producers = scenario.load.connections;
-        Kill { target: &mut *target, after_ns, producers, subscription, revival, is_over: &is_over }
+        Kill { target: &mut *target, after_ns, producers, topic, revival, is_over: &is_over }
     });
     let signals = Signals { interrupted, sent_frames: &AtomicU64::new(0) };
     let Beside { driven, watched, kill } = drive_watched(
@@ -382,7 +382,7 @@ fn connect(
         // Before the first record is sent, so that none is missed.
         let credit_records = scenario.credit_records();
         let mut control = Control::open(address)?;
-        let partitions = control.subscribe(&topic, Start::Latest, credit_records)?;
+        let partitions = control.subscribe(&topic, Start::Latest, credit_of(credit_records))?;
         let subscriber = Subscriber::new(SubscriberParts {
             run_id,
             connections: load.connections,

@@ -5,6 +5,7 @@
 //! served, so a slow consumer holds no more than its window. Subscribed before the first record is sent, it must
 //! see every acknowledged one.
 
+use client::connection::CreditAmount;
 use protocol::batch::{Batch, BatchError};
 use protocol::frame::{CreditGrant, Frame, FrameHeader, Opcode};
 use protocol::ids::{CorrelationId, Handle, Offset};
@@ -25,6 +26,11 @@ pub(crate) const CREDIT_BYTES: u64 = 1 << 30;
 pub(crate) const SUBSCRIPTION_ID: u64 = 1;
 /// Length of a frame that grants credit.
 pub(crate) const GRANT_FRAME_BYTES: usize = size_of::<FrameHeader>() + size_of::<CreditGrant>();
+
+/// What a consumer grants at first.
+pub(crate) fn credit_of(records: u64) -> CreditAmount {
+    CreditAmount { records, bytes: CREDIT_BYTES }
+}
 
 /// When a delivered record should have been sent, and when it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +129,12 @@ impl Subscriber {
         }
     }
 
-    /// The connection is made anew, and delivers everything from the beginning: what was delivered before is passed over.
+    /// The connection is made anew, without credit yet, and will deliver everything from the beginning: what was
+    /// delivered before is passed over.
     pub(crate) fn resume(&mut self) {
         self.passes_over = true;
-        self.free_records = 0;
-        self.free_bytes = 0;
+        self.free_records = self.credit_records;
+        self.free_bytes = CREDIT_BYTES;
     }
 
     /// What was wrong so far.

@@ -98,6 +98,8 @@ pub(crate) struct Tally {
     answers: [u64; STATUS_CODES],
     /// Phase that runs.
     current: usize,
+    /// The last phase is over: what comes now belongs to no phase's rates.
+    is_closing: bool,
     /// Whether anybody consumes: what nobody wants is no backlog.
     has_consumer: bool,
     interval: Option<Box<Interval>>,
@@ -123,6 +125,7 @@ impl Tally {
             answered_frames: 0,
             answers: [0; STATUS_CODES],
             current: 0,
+            is_closing: false,
             has_consumer: true,
             interval,
             port,
@@ -149,6 +152,9 @@ impl Tally {
     /// Keeps the greatest backlog of the phase; to be called once a turn.
     pub(crate) fn note_backlog(&mut self) {
         let backlog_records = self.backlog_records();
+        if self.is_closing {
+            return;
+        }
         let phase = &mut self.phases[self.current];
         phase.backlog_records_max = phase.backlog_records_max.max(backlog_records);
     }
@@ -192,7 +198,9 @@ impl Tally {
         let was_in_time = phase.window.end == 0 || frame.sent_ns < phase.window.end;
         phase.achieved_frames += u64::from(was_in_time);
         self.acked_records += u64::from(frame.records);
-        self.phases[self.current].acked_records += u64::from(frame.records);
+        if !self.is_closing {
+            self.phases[self.current].acked_records += u64::from(frame.records);
+        }
         if let Some(interval) = &mut self.interval {
             interval.counts.acked_records += u64::from(frame.records);
             interval.response.saturating_record(response_ns);
@@ -203,7 +211,7 @@ impl Tally {
     /// A record of this phase was consumed.
     pub(crate) fn on_consumed(&mut self, record: Delivered, phase: usize, now_ns: u64) {
         self.consumed_records += 1;
-        self.phases[self.current].consumed_records += 1;
+        self.phases[self.current].consumed_records += u64::from(!self.is_closing);
         let response_ns = now_ns.saturating_sub(record.intended_ns);
         let tally = &mut self.phases[phase];
         tally.delivery_response.saturating_record(response_ns);
@@ -232,8 +240,14 @@ impl Tally {
         self.offered_at_start = offered;
         let mut next = port.exchange(full);
         next.counts.start_ns = now_ns;
-        next.counts.phase = self.current;
+        next.counts.phase = if self.is_closing { self.phases.len() } else { self.current };
         self.interval = Some(next);
+    }
+
+    /// The last phase is over: an interval ends with it.
+    pub(crate) fn begin_closing(&mut self, now_ns: u64, schedule: &Schedule, in_flight_frames: u64) {
+        self.is_closing = true;
+        self.end_interval(now_ns, schedule, in_flight_frames);
     }
 
     /// The run is over: nobody waits for intervals any more, and phases know when they ran.

@@ -233,7 +233,7 @@ impl Writer<'_> {
         let grants = Control::open(address)?.grants().clone();
         let mut links: Vec<(OwnedFd, Role)> = Vec::with_capacity(self.producers.len());
         for mut producer in std::mem::take(&mut self.producers) {
-            producer.reconnected();
+            producer.reconnected(clock::monotonic_ns());
             links.push((Control::open(address)?.into_socket()?, Role::Producer(producer)));
         }
         Ok(DriveSetup {

@@ -14,12 +14,18 @@ use crate::control::Control;
 use crate::fluid::Fluid;
 use crate::folder::RunFolder;
 use crate::hlog::Span;
-use crate::interval::{Interval, IntervalFeed};
+use crate::interval::{Counts, Interval, IntervalFeed};
 use crate::percentiles::Percentiles;
 use crate::result::Second;
 
 /// Kernel ticks per second in `/proc/<pid>/stat`, on every Linux that this runs on.
 const TICKS_PER_S: f64 = 100.0;
+
+/// What comes behind the last phase: the last answers and deliveries, until every record is accounted for.
+const VERIFY: &str = "verify";
+
+/// A shorter interval has no rates, and is passed over when nothing happened in it.
+const INTERVAL_MIN_S: f64 = 1e-3;
 
 /// A broker whose process can be looked at, or asked.
 #[derive(Clone, Debug)]
@@ -147,6 +153,10 @@ pub(crate) fn watch(
     let mut start_ns = None;
     while let Some(interval) = feed.next() {
         let start_ns = *start_ns.get_or_insert(interval.counts.start_ns);
+        if is_nothing(&interval) {
+            feed.give_back(interval);
+            continue;
+        }
         let look = setup.probe.look();
         let second = second_of(setup, &interval, start_ns, (last_look, look));
         last_look = look;
@@ -164,6 +174,12 @@ pub(crate) fn watch(
     Ok(watched)
 }
 
+fn is_nothing(interval: &Interval) -> bool {
+    let Counts { start_ns, end_ns, sent_records, acked_records, consumed_records, .. } = interval.counts;
+    let is_short = (end_ns.saturating_sub(start_ns) as f64) < INTERVAL_MIN_S * 1e9;
+    is_short && sent_records + acked_records + consumed_records == 0
+}
+
 fn second_of(
     setup: &WatchSetup<'_>,
     interval: &Interval,
@@ -172,7 +188,7 @@ fn second_of(
 ) -> Second {
     let counts = &interval.counts;
     let since_start_ns = counts.end_ns.saturating_sub(start_ns);
-    let seconds = (counts.end_ns.saturating_sub(counts.start_ns) as f64 / 1e9).max(1e-9);
+    let seconds = (counts.end_ns.saturating_sub(counts.start_ns) as f64 / 1e9).max(INTERVAL_MIN_S);
     let per_s = |records: u64| records as f64 / seconds;
     let us = |histogram: &Histogram<u64>| Percentiles::of(histogram);
     let (ack, delivery, lag) = (us(&interval.response), us(&interval.delivery), us(&interval.send_lag));
@@ -181,7 +197,7 @@ fn second_of(
         look.cpu_s.zip(last.cpu_s).map(|(now, before)| (now - before).max(0.0) * 100.0 / seconds);
     Second {
         t_s: since_start_ns as f64 / 1e9,
-        phase: setup.phases.get(counts.phase).cloned().unwrap_or_default(),
+        phase: setup.phases.get(counts.phase).map_or(VERIFY, String::as_str).to_owned(),
         offered_per_s: counts.offered_records / seconds,
         sent_per_s: per_s(counts.sent_records),
         acked_per_s: per_s(counts.acked_records),

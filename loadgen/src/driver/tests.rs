@@ -97,7 +97,9 @@ impl Run {
         let findings = driven.ledger.as_ref().unwrap().findings();
         let done = Done { driven, findings, faults };
         broker.thread.join().unwrap();
-        next_thread.map(|thread| thread.join().unwrap());
+        if let Some(thread) = next_thread {
+            thread.join().unwrap();
+        }
         done
     }
 }
