@@ -72,6 +72,11 @@ pub(crate) fn run(
             args.p99_max.zip(p99_us).is_some_and(|(bound_ns, p99_us)| p99_us * 1e3 > bound_ns as f64);
         let offered = report.rates.offered_records_per_s.unwrap_or(0.0);
         let is_overloaded = report.rates.achieved_records_per_s < offered * 0.99;
+        // An overloaded run is a result; one whose generator was late is none.
+        let is_worthless = report.verdict.outcome == Outcome::Invalid && !is_overloaded;
+        verdict.add(is_worthless, Outcome::Invalid, || {
+            format!("{over} {value}: {}", report.verdict.reasons.join("; "))
+        });
         steps.push(SweepStep { value: *value, report });
         if args.p99_max.is_some() && (is_too_long || is_overloaded) {
             stopped_at = Some(*value);
