@@ -5,14 +5,14 @@
 //! out. A record with an unknown outcome may be there once or not at all; a refused one must not.
 
 use protocol::ids::Offset;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::connection::RecordOutcome;
 use crate::content::{ContentRules, Identity};
 use crate::stamp::Stamp;
 
 /// What was found, in records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Findings {
     /// Sent, whatever the answer.
     pub(crate) sent_records: u64,

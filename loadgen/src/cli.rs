@@ -3,6 +3,8 @@
 //! Two subcommands are hidden: with them the program executes itself, to be the broker or the floor that it measures
 //! in a process of their own.
 
+mod scenario_args;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -10,6 +12,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use protocol::limits::{PARTITIONS_PER_TOPIC_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX};
 
 use crate::stamp::STAMP_BYTES;
+
+pub use scenario_args::{
+    CalibrateArgs, ConsumeArgs, FindMaxArgs, PeakShaveArgs, PlaybackArgs, ProduceArgs, ReplayArgs,
+    ReportCommand, ScenarioArgs, SoakArgs, StreamArgs, SweepArgs, SweepOver,
+};
 
 /// Most connections: as many as one shard takes.
 const CONNECTIONS_MAX: i64 = 1_024;
@@ -37,6 +44,27 @@ pub enum Command {
     Latency(Box<LatencyArgs>),
     /// Records per second that the broker acknowledges
     Throughput(Box<ThroughputArgs>),
+    /// A burst, absorbed and drained: arithmetic beside what is measured, PASS or FAIL for each criterion
+    PeakShave(Box<PeakShaveArgs>),
+    /// The highest rate at which the ack latency's p99 stays within a bound
+    FindMax(Box<FindMaxArgs>),
+    /// Sends records as a plan says, and may consume them at a fixed rate
+    Produce(Box<ProduceArgs>),
+    /// Fills a topic, and consumes it at a fixed rate
+    Consume(Box<ConsumeArgs>),
+    /// Sends records as a trace counted them, consumed at a fixed rate
+    Replay(Box<ReplayArgs>),
+    /// The same rate for long: latency and memory must stay what they are
+    Soak(Box<SoakArgs>),
+    /// One rate, record size or batch after the other
+    Sweep(Box<SweepArgs>),
+    /// Phases, targets and assertions from a file
+    Run(Box<ScenarioArgs>),
+    /// What this generator itself can do, against a server that does nothing
+    Calibrate(Box<CalibrateArgs>),
+    /// Looks at runs that are over
+    #[command(subcommand)]
+    Report(ReportCommand),
     /// Writes records, reads all back, and accounts for each by its content
     Verify(Box<VerifyArgs>),
     /// Is the broker
@@ -309,7 +337,8 @@ fn parse_warmup(text: &str) -> Result<f64, String> {
     if (0.0..=SECONDS_MAX).contains(&seconds) { Ok(seconds) } else { Err("must be 0 to 604800".to_owned()) }
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
+/// A length such as `64MiB`.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let shift = match &text[digits.len()..] {
         "" | "B" => 0,

@@ -11,6 +11,7 @@ use protocol::ids::{Handle, Offset};
 use protocol::status::Status;
 
 use crate::content::{ContentFrames, Identity};
+use crate::payload::LineFrames;
 use crate::ring::{FrameRing, InFlight};
 use crate::stamp::Stamp;
 use crate::template::{FrameAddress, Template};
@@ -39,6 +40,8 @@ pub(crate) enum PeerError {
 pub(crate) enum Source {
     /// One frame, patched for each send: `latency` and `throughput`.
     Stamped(Box<Template>),
+    /// The lines of a file: `replay`.
+    Lines(Box<LineFrames>),
     /// Records that can be checked byte for byte: `verify`.
     Content(Box<ContentFrames>),
 }
@@ -61,6 +64,8 @@ pub(crate) struct SendTimes {
     pub(crate) intended_ns: u64,
     /// By the clock.
     pub(crate) sent_ns: u64,
+    /// In which phase it is due.
+    pub(crate) phase: u32,
 }
 
 /// One answered frame.
@@ -152,6 +157,7 @@ impl Producer {
     pub(crate) fn frame_bytes_max(&self) -> usize {
         match &self.source {
             Source::Stamped(template) => template.frame_bytes(),
+            Source::Lines(frames) => frames.frame_bytes_max(),
             Source::Content(frames) => frames.frame_bytes_max(),
         }
     }
@@ -159,6 +165,16 @@ impl Producer {
     /// Frames that are not answered.
     pub(crate) fn outstanding(&self) -> usize {
         self.ring.outstanding()
+    }
+
+    /// Number of the connection.
+    pub(crate) fn connection(&self) -> usize {
+        usize::from(self.connection)
+    }
+
+    /// Records in each frame.
+    pub(crate) fn batch_records(&self) -> u32 {
+        self.batch_records
     }
 
     /// Records that were taken so far.
@@ -175,7 +191,7 @@ impl Producer {
         if resumes {
             lane.resumed_at = correlation.0;
         }
-        let SendTimes { intended_ns, sent_ns } = times;
+        let SendTimes { intended_ns, sent_ns, phase } = times;
         let sequence = self.next_sequence;
         self.ring.push(InFlight {
             intended_ns,
@@ -183,6 +199,7 @@ impl Producer {
             first_sequence: sequence,
             records: self.batch_records,
             lane: lane_index as u32,
+            phase,
         });
         self.next_sequence += u64::from(self.batch_records);
         if let Some(outcomes) = &mut self.outcomes {
@@ -190,12 +207,11 @@ impl Producer {
         }
         let address = FrameAddress { correlation, handle: lane.handle, resumes };
         let (connection, partition) = (self.connection, lane.handle.partition());
+        let run_id = self.run_id;
+        let stamp = Stamp { run_id, connection, partition, sequence, intended_ns, sent_ns };
         match &mut self.source {
-            Source::Stamped(template) => {
-                let run_id = self.run_id;
-                template
-                    .patch(address, Stamp { run_id, connection, partition, sequence, intended_ns, sent_ns })
-            }
+            Source::Stamped(template) => template.patch(address, stamp),
+            Source::Lines(frames) => frames.build(address, stamp),
             Source::Content(frames) => frames.build(address, Identity { connection, partition, sequence }),
         }
     }
@@ -231,8 +247,10 @@ impl Producer {
     }
 
     /// The connection is made anew: the gates of the old one are gone with it.
-    pub(crate) fn reconnected(&mut self) {
+    pub(crate) fn reconnected(&mut self, now_ns: u64) {
         self.ring.abandon();
+        // Until now nothing could be sent.
+        self.ready_since_ns = now_ns;
         self.lanes.iter_mut().for_each(|lane| lane.resumes_next = false);
         self.paused_until_ns = 0;
     }
@@ -310,7 +328,7 @@ mod tests {
 
     /// Sends one frame; gives its partition and whether it resumes.
     fn send(producer: &mut Producer, now_ns: u64) -> (u16, bool) {
-        let bytes = producer.next_frame(SendTimes { intended_ns: now_ns, sent_ns: now_ns });
+        let bytes = producer.next_frame(SendTimes { intended_ns: now_ns, sent_ns: now_ns, phase: 0 });
         let frame = Frame::cut(bytes, BYTES_MAX).unwrap().unwrap();
         (Handle(frame.header.subject.get()).partition(), frame.header.has_flag(FLAG_RESUMES))
     }

@@ -16,7 +16,7 @@ use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
 use protocol::status::Status;
 use reactor::clock;
 
-use crate::subscriber::{CREDIT_BYTES, CREDIT_RECORDS, SUBSCRIPTION_ID};
+use crate::subscriber::SUBSCRIPTION_ID;
 
 /// How long one answer may take. Topics of many partitions are made durable one by one.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -138,18 +138,18 @@ impl Control {
         })
     }
 
-    /// Subscribes to all partitions of a topic from their ends; gives each with the offset where delivery starts,
+    /// Subscribes to all partitions of a topic from `start` on; gives each with the offset where delivery starts,
     /// by number.
     ///
     /// # Errors
     /// Any.
-    pub(crate) fn subscribe(&mut self, topic: &str) -> Result<Vec<(Handle, Offset)>, ControlError> {
-        let request = SubscribeRequest {
-            topic,
-            partition: None,
-            start: Start::Latest,
-            credit: CreditAmount { records: CREDIT_RECORDS, bytes: CREDIT_BYTES },
-        };
+    pub(crate) fn subscribe(
+        &mut self,
+        topic: &str,
+        start: Start,
+        credit: CreditAmount,
+    ) -> Result<Vec<(Handle, Offset)>, ControlError> {
+        let request = SubscribeRequest { topic, partition: None, start, credit };
         let correlation = self.connection.subscribe(SubscriptionId(SUBSCRIPTION_ID), &request)?;
         let mut partitions: Vec<(Handle, Offset)> = self.answer(correlation, |event| match event {
             Event::Subscribed { partitions, .. } => {

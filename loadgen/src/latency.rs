@@ -65,6 +65,7 @@ pub(crate) fn journal_bytes(load: &Load) -> Result<u64, LoadError> {
 pub(crate) fn run_once(load: &Load, place: &Place, interrupted: &AtomicBool) -> Result<Report, LoadError> {
     let measured = measure(load, place, interrupted)?;
     let mut report = Report::new("latency", load, place, &measured);
+    judge_interrupt(&mut report.verdict, measured.driven.is_interrupted);
     judge_answers(&mut report);
     judge_load(&mut report);
     Ok(report)
@@ -91,6 +92,11 @@ pub(crate) fn judge_answers(report: &mut Report) {
     }
 }
 
+/// Half a run says what it says, and is no result.
+pub(crate) fn judge_interrupt(verdict: &mut Verdict, is_interrupted: bool) {
+    verdict.add(is_interrupted, Outcome::Invalid, || "interrupted before its end".to_owned());
+}
+
 /// Whether the load was what it should have been.
 fn judge_load(report: &mut Report) {
     let verdict = &mut report.verdict;
@@ -102,7 +108,7 @@ fn judge_load(report: &mut Report) {
     }
     let p99 = |name: &str| report.latencies.get(name).and_then(|percentiles| percentiles.p99_us);
     if let (Some(lag), Some(response)) = (p99("send_lag"), p99("response")) {
-        judge_lag(verdict, lag, response);
+        judge_lag(verdict, "", lag, response);
     }
     let samples = report.latencies.get("service").map_or(0, |percentiles| percentiles.samples);
     verdict.add(samples == 0, Outcome::Invalid, || {
@@ -110,10 +116,11 @@ fn judge_load(report: &mut Report) {
     });
 }
 
-fn judge_lag(verdict: &mut Verdict, lag_us: f64, response_us: f64) {
+/// Whether the generator itself was late. `place` says where, for people.
+pub(crate) fn judge_lag(verdict: &mut Verdict, place: &str, lag_us: f64, response_us: f64) {
     let is_late = lag_us > SEND_LAG_US_MAX && lag_us > response_us * SEND_LAG_SHARE_MAX;
     verdict.add(is_late, Outcome::Invalid, || {
-        format!("GENERATOR-LIMITED: p99 of the send lag is {lag_us:.1} us, of the response time {response_us:.1} us")
+        format!("GENERATOR-LIMITED{place}: p99 of the send lag is {lag_us:.1} us, of the response time {response_us:.1} us")
     });
 }
 
@@ -130,7 +137,7 @@ mod tests {
     fn lag_matters_when_it_is_long_and_a_share_of_what_is_measured() {
         let outcome = |lag_us, response_us| {
             let mut verdict = Verdict::new();
-            judge_lag(&mut verdict, lag_us, response_us);
+            judge_lag(&mut verdict, "", lag_us, response_us);
             verdict.outcome
         };
         assert_eq!(outcome(49.0, 200.0), Outcome::Pass);

@@ -2,12 +2,15 @@
 //!
 //! Frames are read where they were received; what is not whole yet stays for the next receive.
 
+use protocol::status::Status;
 use reactor::SocketId;
 use reactor::memory::PAGE;
 
 use crate::connection::{PeerError, Producer};
+use crate::ledger::Ledger;
 use crate::outbox::Outbox;
-use crate::subscriber::{Delivered, Subscriber};
+use crate::ring::InFlight;
+use crate::subscriber::Subscriber;
 use crate::tally::Tally;
 
 /// Receive buffer of a connection that gets answers only: two thousand of them.
@@ -26,6 +29,22 @@ pub(crate) enum Role {
 }
 
 impl Role {
+    /// The producer, if it is one.
+    pub(crate) fn producer(&self) -> Option<&Producer> {
+        match self {
+            Self::Producer(producer) => Some(producer),
+            Self::Subscriber(_) => None,
+        }
+    }
+
+    /// The subscriber, if it is one.
+    pub(crate) fn subscriber(&self) -> Option<&Subscriber> {
+        match self {
+            Self::Producer(_) => None,
+            Self::Subscriber(subscriber) => Some(subscriber),
+        }
+    }
+
     /// Length of its receive buffer: a whole frame of what may come fits.
     pub(crate) fn receive_buffer_bytes(&self, frame_bytes_max: u32) -> usize {
         match self {
@@ -57,6 +76,8 @@ pub(crate) struct Link {
     pub(crate) is_open: bool,
     /// Its send buffers are full: nothing can be made until a send ends.
     pub(crate) is_blocked: bool,
+    /// Receives and sends that the kernel has not answered.
+    pub(crate) pending_operations: u32,
     /// When it last sent anything.
     pub(crate) last_sent_ns: u64,
     /// What is on its way to the socket.
@@ -68,16 +89,21 @@ pub(crate) struct Link {
 /// Takes all whole frames from the front of `bytes`; gives how many bytes they are.
 pub(crate) fn take_answers(
     producer: &mut Producer,
-    tally: &mut Tally,
+    (tally, ledger): (&mut Tally, Option<&mut Ledger>),
     bytes: &[u8],
     frame_bytes_max: u32,
     now_ns: u64,
 ) -> Result<usize, PeerError> {
-    let mut used = 0;
+    let (mut used, mut ledger) = (0, ledger);
     while let Some((length, answer)) = producer.take_answer(&bytes[used..], frame_bytes_max, now_ns)? {
         used += length;
         if let Some(answer) = answer {
             tally.on_answer(&answer, now_ns);
+            let InFlight { first_sequence, records, .. } = answer.frame;
+            let is_ok = answer.status == Status::Ok as u16;
+            if let Some(ledger) = &mut ledger {
+                ledger.on_answer(producer.connection(), first_sequence, records, is_ok);
+            }
         }
     }
     Ok(used)
@@ -88,10 +114,11 @@ pub(crate) fn take_deliveries(
     subscriber: &mut Subscriber,
     bytes: &[u8],
     frame_bytes_max: u32,
-    mut seen: impl FnMut(Delivered),
+    now_ns: u64,
+    ledger: &mut Ledger,
 ) -> Result<usize, PeerError> {
     let mut used = 0;
-    while let Some(length) = subscriber.take_frame(&bytes[used..], frame_bytes_max, &mut seen)? {
+    while let Some(length) = subscriber.take_frame(&bytes[used..], frame_bytes_max, now_ns, ledger)? {
         used += length;
     }
     Ok(used)

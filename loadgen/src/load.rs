@@ -7,21 +7,23 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use client::connection::{Grants, Stats};
+use client::connection::{Grants, Start, Stats};
 use protocol::batch::BuildError;
 use protocol::ids::Handle;
 use reactor::affinity::{AffinityError, allowed_cpus, pin_current_thread};
 use reactor::clock;
 
+use crate::arrivals::Arrivals;
 use crate::cli::{TargetArgs, TargetKind};
 use crate::connection::{Producer, ProducerParts, Source};
 use crate::control::{Control, ControlError};
 use crate::driver::drive;
+use crate::ledger::Ledger;
 use crate::link::Role;
-use crate::pace::Pace;
-use crate::plan::{Plan, Rate};
+use crate::pace::{CatchUp, Pace, PhasePlan};
+use crate::payload::Payload;
 use crate::setup::{DriveError, DriveSetup, Driven, Signals};
-use crate::subscriber::Subscriber;
+use crate::subscriber::{CREDIT_RECORDS_MAX, Subscriber, SubscriberParts, credit_of};
 use crate::target::{ChildBroker, ChildOptions, Target, TargetError};
 use crate::template::{FrameShape, Template};
 
@@ -53,6 +55,9 @@ pub(crate) enum LoadError {
     /// What was asked for cannot be done.
     #[error("{0}")]
     Unsuitable(String),
+    /// SIGINT or SIGTERM, where half a run says nothing.
+    #[error("interrupted")]
+    Interrupted,
     /// The result cannot be printed, or a signal cannot be caught.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -127,6 +132,7 @@ impl Place {
             journal_bytes,
             memory_bytes,
             partitions: load.partitions,
+            has_no_disk: false,
             frame_bytes_max: frame_bytes.next_power_of_two().max(FLOOR_RECEIVE_BYTES_MIN),
             parent: args.directory.clone(),
         };
@@ -180,6 +186,9 @@ pub(crate) struct Measured {
     pub(crate) unsent_frames: u64,
 }
 
+/// The phases of a run of `measure`: the first is not measured, the second is.
+pub(crate) const MEASURED_PHASE: usize = 1;
+
 /// Runs the load against a fresh broker, or the remote one.
 ///
 /// # Errors
@@ -191,16 +200,21 @@ pub(crate) fn measure(load: &Load, place: &Place, interrupted: &AtomicBool) -> R
     let grants = Control::open(address)?.grants().clone();
     let frame_bytes = Template::new(load.shape(), 0)?.frame_bytes();
     let in_flight_max = allowed_in_flight(load.in_flight_max, frame_bytes, &grants)?;
-    let plan = load.rate_records_per_s.map(|records_per_s| {
-        let rate = Rate { records_per_s, batch_records: load.batch_records as u64 };
-        Plan::constant(rate, load.warmup_ns + load.measure_ns)
-    });
     let frames_max = (load.bytes_max / frame_bytes as u64).max(1);
+    let phase = |length_ns| {
+        let pace = match load.rate_records_per_s {
+            Some(per_s) => Pace::Open(Arrivals::constant(per_s as f64, length_ns)),
+            None => Pace::Closed { frames_max },
+        };
+        PhasePlan::fixed(pace, length_ns).into()
+    };
     let setup = DriveSetup {
         links: connect(load, address, run_id, in_flight_max)?,
-        pace: plan.map_or(Pace::Closed { frames_max }, Pace::Open),
-        warmup_ns: load.warmup_ns,
-        measure_ns: load.measure_ns,
+        phases: vec![phase(load.warmup_ns), phase(load.measure_ns)],
+        catch_up: CatchUp::Burst,
+        intervals: None,
+        revival: None,
+        ledger: load.end_to_end.then(|| Ledger::new(load.connections, 0)),
         frame_bytes_max: grants.frame_bytes_max,
         heartbeat_ns: heartbeat_ns(&grants),
         worker_cpus: place.cpus.clone(),
@@ -208,8 +222,9 @@ pub(crate) fn measure(load: &Load, place: &Place, interrupted: &AtomicBool) -> R
     let stats_before = Control::open(address)?.stats()?;
     let driven = drive_pinned(setup, place.core, Signals { interrupted, sent_frames: &AtomicU64::new(0) })?;
     let stats_after = Control::open(address)?.stats()?;
-    let planned_frames = plan.map(|plan| plan.frame_count() - plan.frames_before(load.warmup_ns));
-    let unsent_frames = plan.map_or(0, |plan| plan.frame_count() - driven.tally.sent_frames);
+    let unsent_frames = driven.tally.phases.iter().map(|phase| phase.unsent_frames).sum();
+    let measured = &driven.tally.phases[MEASURED_PHASE];
+    let planned_frames = load.rate_records_per_s.map(|_| measured.sent_frames + measured.unsent_frames);
     Ok(Measured {
         target: target.name(),
         address,
@@ -254,8 +269,14 @@ fn connect(
     if load.end_to_end {
         // Before the first record is sent, so that none is missed.
         let mut control = Control::open(address)?;
-        let partitions = control.subscribe(&topics[0])?;
-        let subscriber = Subscriber::new(run_id, load.connections, &partitions);
+        let partitions = control.subscribe(&topics[0], Start::Latest, credit_of(CREDIT_RECORDS_MAX))?;
+        let subscriber = Subscriber::new(SubscriberParts {
+            run_id,
+            connections: load.connections,
+            partitions: &partitions,
+            payload: Payload::filler(load.record_bytes, u64::from(run_id)),
+            credit_records: CREDIT_RECORDS_MAX,
+        });
         links.push((control.into_socket()?, Role::Subscriber(subscriber)));
     }
     Ok(links)

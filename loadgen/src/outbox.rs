@@ -69,6 +69,13 @@ impl Outbox {
         Some(parts)
     }
 
+    /// Forgets what waits: the connection that it was for is gone. No send may be in flight.
+    pub(crate) fn discard(&mut self) {
+        assert!(self.parts.is_some());
+        self.left_over = None;
+        self.unsent_from = self.buffer.end();
+    }
+
     /// Takes the parts of the ended send back.
     pub(crate) fn finish_send(&mut self, mut parts: Box<SendParts>) {
         assert!(self.parts.is_none(), "one send is in flight at a time");

@@ -4,13 +4,13 @@
 //! on. Percentiles of several runs are never averaged.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Samples that must lie beyond a percentile.
 const SAMPLES_BEYOND_MIN: f64 = 10.0;
 
 /// Percentiles in microseconds; what too few samples tell is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Percentiles {
     /// How many there are.
     pub(crate) samples: u64,

@@ -6,18 +6,18 @@
 use std::collections::BTreeMap;
 
 use protocol::status::Status;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::link::Role;
-use crate::load::{Load, Measured, Place};
+use crate::load::{Load, MEASURED_PHASE, Measured, Place};
 use crate::percentiles::Percentiles;
 use crate::subscriber::DeliveryFaults;
 
 /// Version of the JSON object; grows when a field changes its meaning or goes.
-pub(crate) const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 2;
 
 /// What a run says of the broker, or of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {
     /// All is as it should be.
@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
 }
 
 /// The outcome, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     /// The worst of all reasons.
     pub(crate) outcome: Outcome,
@@ -174,8 +174,7 @@ pub(crate) struct Report {
 impl Report {
     /// Puts a run together; the verdict is still to be found.
     pub(crate) fn new(command: &'static str, load: &Load, place: &Place, measured: &Measured) -> Self {
-        let tally = &measured.driven.tally;
-        let seconds = tally.window.seconds().max(1e-9);
+        let seconds = measured.driven.tally.phases[MEASURED_PHASE].seconds().max(1e-9);
         let broker_cpu_ns = measured.stats_after.cpu_ns.saturating_sub(measured.stats_before.cpu_ns);
         let resident_bytes = Some(measured.stats_after.resident_bytes);
         let stats = &measured.stats_after;
@@ -240,9 +239,9 @@ fn load_shape(load: &Load, measured: &Measured, measured_s: f64) -> LoadShape {
 }
 
 fn rates(load: &Load, measured: &Measured, seconds: f64) -> Rates {
-    let tally = &measured.driven.tally;
+    let tally = &measured.driven.tally.phases[MEASURED_PHASE];
     let records_per_s = |frames: u64| frames as f64 * load.batch_records as f64 / seconds;
-    let acked_records_per_s = tally.acked_records_in_window as f64 / seconds;
+    let acked_records_per_s = tally.acked_records as f64 / seconds;
     let achieved_records_per_s = match measured.planned_frames {
         Some(_) => records_per_s(tally.achieved_frames),
         None => acked_records_per_s,
@@ -256,7 +255,7 @@ fn rates(load: &Load, measured: &Measured, seconds: f64) -> Rates {
 }
 
 fn latencies(load: &Load, measured: &Measured) -> Latencies {
-    let tally = &measured.driven.tally;
+    let tally = &measured.driven.tally.phases[MEASURED_PHASE];
     let mut latencies = Latencies::new();
     latencies.insert("service", Percentiles::of(&tally.service));
     // In a closed loop a frame is due when it is sent: the other two would say the same again, or nothing.
@@ -282,21 +281,20 @@ fn answers(measured: &Measured) -> Answers {
         refused_frames_by_status: tally.refusals().map(|(code, count)| (status_name(code), count)).collect(),
         unknown_frames: tally.unknown_frames,
         unsent_frames: measured.unsent_frames,
-        held_frames: tally.held_frames,
+        held_frames: tally.held_frames(),
         lost_connections: tally.lost_connections,
     }
 }
 
 fn deliveries(measured: &Measured) -> Option<Deliveries> {
-    let subscriber = measured.driven.roles.iter().find_map(|role| match role {
-        Role::Subscriber(subscriber) => Some(subscriber),
-        Role::Producer(_) => None,
-    })?;
-    let delivered_records = subscriber.delivered_records();
+    let subscriber = measured.driven.roles.iter().find_map(Role::subscriber)?;
+    let findings = measured.driven.ledger.as_ref()?.findings();
+    let mut faults = subscriber.faults();
+    faults.foreign_records += findings.phantom_records;
     Some(Deliveries {
-        delivered_records,
-        missing_records: measured.driven.tally.acked_records.saturating_sub(delivered_records),
-        faults: subscriber.faults(),
+        delivered_records: findings.read_records - findings.duplicated_records,
+        missing_records: findings.lost_records,
+        faults,
     })
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct InFlight {
     pub(crate) records: u32,
     /// Which of the connection's lanes it went to.
     pub(crate) lane: u32,
+    /// In which phase it was due.
+    pub(crate) phase: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -107,6 +109,7 @@ mod tests {
             first_sequence: number,
             records: 1,
             lane: 0,
+            phase: 2,
         }
     }
 

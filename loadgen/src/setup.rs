@@ -5,13 +5,16 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::Receiver;
 
 use reactor::memory::MemoryError;
 use reactor::probe::SetupError;
 
 use crate::connection::PeerError;
+use crate::interval::IntervalPort;
+use crate::ledger::Ledger;
 use crate::link::Role;
-use crate::pace::Pace;
+use crate::pace::{CatchUp, PhasePlan};
 use crate::tally::Tally;
 
 /// Why a run came to nothing.
@@ -34,21 +37,38 @@ pub(crate) enum DriveError {
     /// A frame does not fit into the receive buffer.
     #[error("connection {0}: a frame is longer than the receive buffer")]
     FrameTooLong(usize),
-    /// SIGINT or SIGTERM.
-    #[error("interrupted")]
-    Interrupted,
+}
+
+/// One phase of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct PhaseSetup {
+    /// When frames are sent, and when it ends.
+    pub(crate) plan: PhasePlan,
+    /// Records per second that are consumed: none for no limit, 0 for a consumer that stands still.
+    pub(crate) consumer_per_s: Option<f64>,
+}
+
+impl From<PhasePlan> for PhaseSetup {
+    /// A phase without a limit for the consumer.
+    fn from(plan: PhasePlan) -> Self {
+        Self { plan, consumer_per_s: None }
+    }
 }
 
 /// A run, ready to start.
 pub(crate) struct DriveSetup {
     /// Sockets after `Hello`, producers first.
     pub(crate) links: Vec<(OwnedFd, Role)>,
-    /// When frames are sent.
-    pub(crate) pace: Pace,
-    /// What is not measured, at first.
-    pub(crate) warmup_ns: u64,
-    /// What is measured.
-    pub(crate) measure_ns: u64,
+    /// When frames are sent, and how fast is consumed.
+    pub(crate) phases: Vec<PhaseSetup>,
+    /// What a connection does that has fallen behind.
+    pub(crate) catch_up: CatchUp,
+    /// Where each second of the run goes, if somebody watches.
+    pub(crate) intervals: Option<IntervalPort>,
+    /// Accounts for every record; needed when there is a subscriber.
+    pub(crate) ledger: Option<Ledger>,
+    /// Where new sockets come from when all connections broke because the broker was killed, in the order of `links`.
+    pub(crate) revival: Option<Receiver<Vec<OwnedFd>>>,
     /// Longest frame, as granted.
     pub(crate) frame_bytes_max: u32,
     /// A connection that is silent for so long sends a heartbeat.
@@ -76,4 +96,8 @@ pub(crate) struct Driven {
     pub(crate) cpu_ns: u64,
     /// From the first due time to the end of the drain.
     pub(crate) elapsed_ns: u64,
+    /// What became of every record, if that was kept.
+    pub(crate) ledger: Option<Ledger>,
+    /// SIGINT or SIGTERM ended it before its time.
+    pub(crate) is_interrupted: bool,
 }

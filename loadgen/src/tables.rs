@@ -4,10 +4,14 @@
 
 use std::fmt::Write;
 
+use crate::calibrate::Calibration;
 use crate::compare::Comparison;
+use crate::find_max::MaxReport;
 use crate::percentiles::Percentiles;
 use crate::report::{Outcome, Report, Usage, Verdict};
+use crate::sweep::SweepReport;
 use crate::verify::VerifyReport;
+use crate::watch::human_time;
 
 /// The order in which latencies are read.
 const LATENCY_ORDER: [(&str, &str); 5] = [
@@ -51,6 +55,56 @@ pub(crate) fn comparison(comparison: &Comparison) -> String {
         line(&mut out, &format!("{name:<32} {broker:>14.1} {floor:>14.1} {ratio:>8}"));
     }
     verdict(&mut out, &comparison.verdict);
+    out
+}
+
+/// The end of a sweep; its rows were printed as they came.
+pub(crate) fn swept(report: &SweepReport) -> String {
+    let mut out = String::new();
+    if let Some(value) = report.stopped_at {
+        line(&mut out, &format!("stopped at {} {value}: the bound was broken", report.over));
+    }
+    verdict(&mut out, &report.verdict);
+    out
+}
+
+/// A calibration.
+pub(crate) fn calibration(found: &Calibration) -> String {
+    let mut out = String::new();
+    let core = found.server_core.map_or_else(|| "unknown".to_owned(), |core| core.to_string());
+    line(
+        &mut out,
+        &format!(
+            "calibrate: {} x {} B, null server on core {core}, load on core {}",
+            found.batch_records, found.record_bytes, found.loadgen_core
+        ),
+    );
+    line(
+        &mut out,
+        &format!(
+            "highest rate {:.0} records/s; the load's thread used {:.0} % of its core, the null server {:.0} %",
+            found.closed_records_per_s, found.closed_loadgen_cpu_percent, found.closed_server_cpu_percent
+        ),
+    );
+    line(&mut out, &format!("at {:.0} records/s, open loop:", found.open_records_per_s));
+    line(&mut out, &latency_header());
+    line(&mut out, &latency_row("send lag", &found.send_lag));
+    line(&mut out, &latency_row("response time", &found.response));
+    verdict(&mut out, &found.verdict);
+    out
+}
+
+/// A run of `find-max`.
+pub(crate) fn found_max(report: &MaxReport) -> String {
+    let mut out = String::new();
+    match report.max_records_per_s {
+        Some(max) => line(
+            &mut out,
+            &format!("find-max: {max:.0} records/s with p99 <= {}", human_time(report.p99_us_max)),
+        ),
+        None => line(&mut out, "find-max: none"),
+    }
+    verdict(&mut out, &report.verdict);
     out
 }
 

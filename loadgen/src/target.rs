@@ -6,15 +6,18 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use reactor::file::{FileSystemKind, file_system_kind};
 use tempfile::TempDir;
 
 use crate::cli::{Durability, TargetKind, Waiting};
+use crate::watch::Probe;
 
 /// This program's own file, also when it was replaced since it was started.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
@@ -59,6 +62,8 @@ pub(crate) struct ChildOptions {
     pub(crate) memory_bytes: u64,
     /// Partitions that the floor says every topic has.
     pub(crate) partitions: u32,
+    /// Whether the floor answers without writing anything.
+    pub(crate) has_no_disk: bool,
     /// Longest frame that the floor must take.
     pub(crate) frame_bytes_max: usize,
     /// Where its directory is made, if the user says so.
@@ -82,6 +87,30 @@ impl Target {
         }
     }
 
+    /// How it can be looked at.
+    pub(crate) fn probe(&self) -> Probe {
+        match self {
+            Self::Remote(address) => Probe::Remote(*address),
+            Self::Child(child) => Probe::Process(Arc::clone(&child.pid)),
+        }
+    }
+
+    /// Where its data lie, if it is ours.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Remote(_) => None,
+            Self::Child(child) => Some(child.directory.path()),
+        }
+    }
+
+    /// The command line that it was started with, if it is ours.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        match self {
+            Self::Remote(_) => Vec::new(),
+            Self::Child(child) => arguments(&child.options, child.address),
+        }
+    }
+
     /// Its name in reports.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -94,6 +123,8 @@ impl Target {
 /// A child process and its directory.
 pub(crate) struct ChildBroker {
     child: Child,
+    /// Of the process that runs.
+    pid: Arc<AtomicU32>,
     address: SocketAddr,
     options: ChildOptions,
     directory: TempDir,
@@ -111,7 +142,8 @@ impl ChildBroker {
         let directory = directory.map_err(|source| TargetError::Directory { parent, source })?;
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let (child, address) = spawn(&options, directory.path(), any_port)?;
-        Ok(Self { child, address, options, directory })
+        let pid = Arc::new(AtomicU32::new(child.id()));
+        Ok(Self { child, pid, address, options, directory })
     }
 
     /// Ends it at once, as a power cut ends a process (SIGKILL), and waits until it is gone.
@@ -127,6 +159,7 @@ impl ChildBroker {
     /// See `TargetError`.
     pub(crate) fn restart(&mut self) -> Result<(), TargetError> {
         (self.child, self.address) = spawn(&self.options, self.directory.path(), self.address)?;
+        self.pid.store(self.child.id(), Ordering::Relaxed);
         Ok(())
     }
 }
@@ -146,6 +179,8 @@ fn spawn(
     let name = options.kind.name();
     let mut command = Command::new(OWN_EXECUTABLE);
     command.args(arguments(options, listen)).arg("--data-dir").arg(directory);
+    // Ctrl-C is for us: the child is ended by us, when everything was read from it.
+    command.process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut child = command.spawn().map_err(|error| TargetError::Spawn(name, error))?;
     let stdout = child.stdout.take().expect("it was asked for");
@@ -178,6 +213,7 @@ fn arguments(options: &ChildOptions, listen: SocketAddr) -> Vec<String> {
     arguments.push(format!("--waiting={}", options.waiting.name()));
     arguments.push(match options.kind {
         TargetKind::Broker => format!("--durability={}", options.durability.name()),
+        TargetKind::Floor if options.has_no_disk => "--durability=none".to_owned(),
         TargetKind::Floor => format!("--durability={}", options.durability.pinned().name()),
     });
     arguments.extend(match (options.kind, options.core) {
@@ -244,6 +280,7 @@ mod tests {
             journal_bytes: 1 << 30,
             memory_bytes: 2 << 30,
             partitions: 4,
+            has_no_disk: false,
             frame_bytes_max: 1 << 20,
             parent: None,
         };
@@ -255,11 +292,14 @@ mod tests {
              --waiting=park --durability=auto --cores=3"
         );
         let floor =
-            arguments(&ChildOptions { kind: TargetKind::Floor, core: None, ..options }, listen).join(" ");
+            arguments(&ChildOptions { kind: TargetKind::Floor, core: None, ..options.clone() }, listen)
+                .join(" ");
         assert_eq!(
             floor,
             "internal-floor --file-bytes=1073741824 --partitions=4 --receive-bytes=1048576 --listen=127.0.0.1:0 \
              --waiting=park --durability=flush"
         );
+        let null = ChildOptions { kind: TargetKind::Floor, has_no_disk: true, ..options };
+        assert!(arguments(&null, listen).contains(&"--durability=none".to_owned()));
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::cli::ThroughputArgs;
-use crate::latency::{judge_answers, nanoseconds};
+use crate::latency::{judge_answers, judge_interrupt, nanoseconds};
 use crate::load::{Load, LoadError, Place, measure};
 use crate::report::{Outcome, Report};
 
@@ -40,6 +40,7 @@ pub(crate) fn load(args: &ThroughputArgs) -> Load {
 pub(crate) fn run_once(load: &Load, place: &Place, interrupted: &AtomicBool) -> Result<Report, LoadError> {
     let measured = measure(load, place, interrupted)?;
     let mut report = Report::new("throughput", load, place, &measured);
+    judge_interrupt(&mut report.verdict, measured.driven.is_interrupted);
     judge_answers(&mut report);
     let measured_s = report.load.measured_s;
     report.verdict.add(measured_s < MEASURED_S_MIN, Outcome::Invalid, || {

@@ -22,7 +22,7 @@ use crate::control::Control;
 use crate::latency::nanoseconds;
 use crate::link::Role;
 use crate::load::{Load, LoadError, Place, allowed_in_flight, drive_pinned, heartbeat_ns, share_of};
-use crate::pace::Pace;
+use crate::pace::{CatchUp, Pace, PhasePlan};
 use crate::report::{Outcome, SCHEMA, Verdict};
 use crate::setup::{DriveSetup, Driven, Signals};
 use crate::subscriber::checked_batch;
@@ -194,6 +194,9 @@ impl Writer<'_> {
             let sent_frames = AtomicU64::new(0);
             let signals = Signals { interrupted: self.interrupted, sent_frames: &sent_frames };
             let driven = drive_pinned(setup, self.place.core, signals)?;
+            if driven.is_interrupted {
+                return Err(LoadError::Interrupted);
+            }
             self.lost_connections += driven.tally.lost_connections;
             self.take_back(driven);
         }
@@ -217,6 +220,9 @@ impl Writer<'_> {
             child.kill();
             load.join().expect("a panic ends the process")
         })?;
+        if driven.is_interrupted {
+            return Err(LoadError::Interrupted);
+        }
         self.take_back(driven);
         child.restart()?;
         Ok(())
@@ -227,14 +233,16 @@ impl Writer<'_> {
         let grants = Control::open(address)?.grants().clone();
         let mut links: Vec<(OwnedFd, Role)> = Vec::with_capacity(self.producers.len());
         for mut producer in std::mem::take(&mut self.producers) {
-            producer.reconnected();
+            producer.reconnected(clock::monotonic_ns());
             links.push((Control::open(address)?.into_socket()?, Role::Producer(producer)));
         }
         Ok(DriveSetup {
             links,
-            pace: Pace::Closed { frames_max },
-            warmup_ns: self.load.warmup_ns,
-            measure_ns: self.load.measure_ns,
+            phases: vec![PhasePlan::fixed(Pace::Closed { frames_max }, self.load.measure_ns).into()],
+            catch_up: CatchUp::Burst,
+            intervals: None,
+            revival: None,
+            ledger: None,
             frame_bytes_max: grants.frame_bytes_max,
             heartbeat_ns: heartbeat_ns(&grants),
             worker_cpus: self.place.cpus.clone(),
