@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use client::connection::{
     Connection, ConnectionError, ConnectionOptions, CreditAmount, Event, FetchRange, Grants, RequestError,
-    Start, Stats, SubscribeRequest,
+    Start, Stats, SubscribeRequest, TopicSettings,
 };
 use protocol::ids::{CorrelationId, Handle, Offset, SubscriptionId};
 use protocol::status::Status;
@@ -112,12 +112,18 @@ impl Control {
         self.connection.grants().expect("`open` waits for them")
     }
 
-    /// Creates a topic; gives the handles of its partitions in their order.
+    /// Creates a topic that keeps so many bytes in each partition, or all for 0; gives the handles of its partitions in their order.
     ///
     /// # Errors
     /// Any.
-    pub(crate) fn create_topic(&mut self, name: &str, partitions: u32) -> Result<Vec<Handle>, ControlError> {
-        let correlation = self.connection.create_topic(name, partitions)?;
+    pub(crate) fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        retention_bytes: u64,
+    ) -> Result<Vec<Handle>, ControlError> {
+        let settings = TopicSettings { retention_bytes, ..TopicSettings::default() };
+        let correlation = self.connection.create_topic_with(name, partitions, &settings)?;
         self.answer(correlation, |event| match event {
             Event::TopicDescribed { topic, .. } => {
                 Some(topic.partitions.iter().map(|partition| partition.handle).collect())

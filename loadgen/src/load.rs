@@ -251,7 +251,7 @@ fn connect(
         (0..load.topics).map(|number| format!("loadgen-{run_id:08x}-{number}")).collect();
     let mut handles = Vec::new();
     for topic in &topics {
-        handles.extend(Control::open(address)?.create_topic(topic, load.partitions)?);
+        handles.extend(Control::open(address)?.create_topic(topic, load.partitions, 0)?);
     }
     let mut links = Vec::with_capacity(load.connections + 1);
     for connection in 0..load.connections {

@@ -138,6 +138,7 @@ fn build(args: &PeakShaveArgs, rates: Rates) -> Result<Scenario, LoadError> {
     burst.setup.consumer_per_s = Some(in_spike);
     let end = PhaseEnd::Backlog { records_max: drained, timeout_ns };
     Ok(Scenario {
+        retention_bytes: args.stream.retention_bytes.unwrap_or(0),
         command: "peak-shave",
         load,
         lines: stream::lines(&args.stream)?,

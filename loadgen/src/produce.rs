@@ -34,6 +34,7 @@ pub(crate) fn produce(
     let arrival = arrival.map_err(|error| LoadError::Unsuitable(format!("--arrival: {error}")))?;
     let load = stream::load(&args.stream)?;
     let mut scenario = Scenario {
+        retention_bytes: args.stream.retention_bytes.unwrap_or(0),
         command: "produce",
         lines: stream::lines(&args.stream)?,
         phases: Vec::new(),
@@ -96,6 +97,7 @@ pub(crate) fn consume(
         PhasePlan { pace: Pace::Closed { frames_max }, end: PhaseEnd::Spent { timeout_ns: FILL_NS_MAX } };
     let end = PhaseEnd::Backlog { records_max: 0, timeout_ns };
     let scenario = Scenario {
+        retention_bytes: args.stream.retention_bytes.unwrap_or(0),
         command: "consume",
         lines: stream::lines(&args.stream)?,
         phases: vec![

@@ -116,6 +116,7 @@ fn build(args: &ReplayArgs, load: Load, trace: &Trace, consume: f64) -> Result<S
         ScenarioPhase::drain("drain", 0.0, end, consumer_per_s).unmeasured()
     };
     let mut scenario = Scenario {
+        retention_bytes: args.stream.retention_bytes.unwrap_or(0),
         command: "replay",
         load,
         lines: stream::lines(&args.stream)?,
@@ -212,6 +213,7 @@ pub(crate) fn soak(
         phases.push(phase);
     }
     let scenario = Scenario {
+        retention_bytes: args.stream.retention_bytes.unwrap_or(0),
         command: "soak",
         load: stream::load(&args.stream)?,
         lines: stream::lines(&args.stream)?,

@@ -107,6 +107,8 @@ pub(crate) struct Scenario {
     pub(crate) catch_up: CatchUp,
     /// Decides all that is random.
     pub(crate) seed: u64,
+    /// Bytes that the topic keeps in each partition; 0 for all.
+    pub(crate) retention_bytes: u64,
 }
 
 /// Where a run's lines and files go.
@@ -359,7 +361,7 @@ fn connect(
 ) -> Result<Vec<(OwnedFd, Role)>, LoadError> {
     let (load, address) = (&scenario.load, target.address());
     let topic = topic(run_id);
-    let handles = Control::open(address)?.create_topic(&topic, load.partitions)?;
+    let handles = Control::open(address)?.create_topic(&topic, load.partitions, scenario.retention_bytes)?;
     let filler = || Payload::filler(load.record_bytes, u64::from(run_id));
     let mut links = Vec::with_capacity(load.connections + 1);
     for connection in 0..load.connections {

@@ -159,6 +159,7 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<Asserted, LoadError> {
     }
     let stream = stream_of(&file).map_err(|reason| at(0..0, &reason))?;
     let scenario = Scenario {
+        retention_bytes: 0,
         command: "run",
         load: stream::load(&stream)?,
         lines: stream::lines(&stream)?,

@@ -100,7 +100,7 @@ pub(crate) fn run_once(
         ContentRules { seed, run_id: crate::load::fresh_run_id(), record_bytes_max: load.record_bytes };
     let mut target = place.reach()?;
     let topic = format!("loadgen-{:08x}", rules.run_id);
-    let handles = Control::open(target.address())?.create_topic(&topic, load.partitions)?;
+    let handles = Control::open(target.address())?.create_topic(&topic, load.partitions, 0)?;
     let producers = producers(load, rules, &handles, target.address())?;
     let mut writer = Writer { load, place, interrupted, producers, lost_connections: 0 };
     let kills = if args.kill { args.kills } else { 0 };

@@ -166,13 +166,8 @@ impl Kind {
     ];
 
     /// What must happen over seeds in which bytes rot.
-    pub(crate) const ROT: &'static [Self] = &[
-        Self::CrashInRemove,
-        Self::BitRot,
-        Self::Misdirected,
-        Self::StartRefused,
-        Self::ToldCorrupt,
-    ];
+    pub(crate) const ROT: &'static [Self] =
+        &[Self::CrashInRemove, Self::BitRot, Self::Misdirected, Self::StartRefused, Self::ToldCorrupt];
 }
 
 /// Counts by kind, and a hash of everything that went in and out of the shard.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, value_parser};
 
-use super::{Cli, Command, TargetArgs, batch_records, connections, in_flight, partitions, record_bytes};
+use super::{
+    Cli, Command, TargetArgs, batch_records, connections, in_flight, parse_bytes, partitions, record_bytes,
+};
 use crate::arrivals::{parse_duration, parse_rate};
 
 /// What is sent, and where results go.
@@ -30,6 +32,9 @@ pub struct StreamArgs {
     /// Partitions of the topic; one for each connection if absent
     #[arg(long, value_parser = partitions())]
     pub partitions: Option<u32>,
+    /// Bytes that each partition keeps at least, such as 64MiB; older segments are dropped. All is kept if absent
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub retention_bytes: Option<u64>,
     /// Send all that is overdue at once after a stall, instead of at twice the planned rate
     #[arg(long)]
     pub burst_after_stall: bool,
