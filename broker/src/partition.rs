@@ -1,6 +1,6 @@
 //! Partitions: offsets are assigned, order is fixed, and what is durable becomes visible.
 //!
-//! Invariant: `durable_start <= start <= appended_end`, `durable_end <= appended_end`; what is below `start` was dropped by
+//! Invariant: `start <= applied_start <= appended_end`, `durable_end <= appended_end`; what is below `start` was dropped by
 //! retention. `decide_append` changes nothing; `apply_append` is the same
 //! for live traffic and for replay.
 
@@ -33,9 +33,9 @@ pub struct Partition {
     pub is_queued: bool,
     /// It stands in the order in which tails give memory back.
     pub is_in_order: bool,
+    applied_start: Offset,
+    /// What may be told of it: less while the last trim is not durable.
     start: Offset,
-    /// What may be told of `start`: it is less while the last trim is not durable.
-    durable_start: Offset,
     appended_end: Offset,
     durable_end: Offset,
     appended_ms: u64,
@@ -73,8 +73,8 @@ impl Partition {
             is_missing: false,
             is_queued: false,
             is_in_order: false,
+            applied_start: Offset(0),
             start: Offset(0),
-            durable_start: Offset(0),
             appended_end: Offset(0),
             durable_end: Offset(0),
             appended_ms: 0,
@@ -85,24 +85,24 @@ impl Partition {
     /// Offset of the first record that is kept, as far as that is durable: what may be told.
     #[must_use]
     pub fn start(&self) -> Offset {
-        self.durable_start
+        self.start
     }
 
     /// Whether a record was dropped by a trim that is not durable yet: it can neither be read nor be said to be gone.
     #[must_use]
     pub fn is_being_trimmed(&self, offset: Offset) -> bool {
-        self.durable_start <= offset && offset < self.start
+        self.start <= offset && offset < self.applied_start
     }
 
     /// Everything that was replayed is durable.
     pub fn on_replayed(&mut self) {
-        self.durable_start = self.start;
+        self.start = self.applied_start;
     }
 
     /// The trim that made this the start has become durable.
     pub fn on_trim_durable(&mut self, start: Offset) {
-        assert!(start <= self.start);
-        self.durable_start = self.durable_start.max(start);
+        assert!(start <= self.applied_start);
+        self.start = self.start.max(start);
     }
 
     /// Offset behind the last durable record: what consumers see.
@@ -143,13 +143,13 @@ impl Partition {
             Found::Tail(position) => self.log.tail.offset_at(position).unwrap_or(self.appended_end),
             Found::Cold { offset, .. } => offset,
         };
-        offset.clamp(self.durable_start, self.durable_end)
+        offset.clamp(self.start, self.durable_end)
     }
 
     /// Drops the segments that end at or before `start`, and says from where on there are records.
     pub fn apply_trim(&mut self, start: Offset) -> Vec<crate::log::SegmentNumber> {
         assert!(start <= self.appended_end);
-        self.start = self.start.max(start);
+        self.applied_start = self.applied_start.max(start);
         self.log.apply_trim(start)
     }
 

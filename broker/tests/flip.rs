@@ -45,7 +45,8 @@ const LAST_BLOCKS: usize = 3 * JOURNAL_BLOCKS_IN_FLIGHT_MAX;
 
 /// Past the test runner's capture: what was exercised is to be seen in every run.
 fn say(what: &str) {
-    writeln!(std::io::stdout(), "{what}").unwrap();
+    let mut out = std::io::stdout();
+    writeln!(out, "{what}").unwrap();
 }
 
 fn is_segment(file: File) -> bool {

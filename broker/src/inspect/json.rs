@@ -25,9 +25,9 @@ pub enum Value {
     /// Text.
     Text(String),
     /// `[...]`
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// `{...}`, in this order.
-    Object(Vec<(&'static str, Value)>),
+    Object(Vec<(&'static str, Self)>),
 }
 
 /// The object. Of a run with `--repair` it is what was found behind the repair.

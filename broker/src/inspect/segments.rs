@@ -250,7 +250,7 @@ impl Check<'_> {
 
     fn records(&self, from: Offset, end: Offset) -> Option<RecordRange> {
         let topic = Some(self.topic.to_owned());
-        (from < end).then(|| RecordRange { topic, handle: self.partition.handle, from, end })
+        (from < end).then_some(RecordRange { topic, handle: self.partition.handle, from, end })
     }
 
     fn report(

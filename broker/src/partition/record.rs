@@ -80,7 +80,7 @@ impl Partition {
         let partial = self.log.tail.partial();
         let header = RecordHeader {
             applied_lsn: U64::new(applied.0),
-            start_offset: U64::new(self.start.0),
+            start_offset: U64::new(self.applied_start.0),
             end_offset: U64::new(self.appended_end.0),
             appended_ms: U64::new(self.appended_ms),
             end: U64::new(self.log.tail.end().0),
@@ -131,8 +131,8 @@ impl Partition {
         }
         self.replayed = Lsn(header.applied_lsn.get());
         self.is_missing = false;
-        self.start = Offset(header.start_offset.get());
-        self.durable_start = self.start;
+        self.applied_start = Offset(header.start_offset.get());
+        self.start = self.applied_start;
         self.appended_end = end_offset;
         self.durable_end = end_offset;
         self.appended_ms = header.appended_ms.get();

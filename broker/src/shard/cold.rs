@@ -247,7 +247,7 @@ impl ColdStreams {
         if stream.generation != log.generation() {
             return Taken::Stale;
         }
-        while let Some(window) = stream.windows.front_mut() {
+        if let Some(window) = stream.windows.front_mut() {
             let Some(cut) = cut_batches(&window.bytes, end, limit) else { return Taken::Later };
             let run = Run {
                 bytes: window.bytes.slice(0..cut.bytes),

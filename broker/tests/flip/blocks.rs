@@ -1,4 +1,5 @@
 //! Where the journal's blocks lie, and from which one on a start may need them.
+//! Only the flip tests use it.
 
 use std::ops::Range;
 
