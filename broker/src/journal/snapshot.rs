@@ -342,6 +342,18 @@ mod tests {
         assert_eq!(SnapshotHeader::read(&page, JournalIdentity { directory_id: 1, shard: 0 }), None);
     }
 
+    fn hex(bytes: &[u8]) -> String {
+        let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+        bytes.chunks(16).map(line).collect()
+    }
+
+    #[test]
+    fn golden_snapshot_header() {
+        let mut page = vec![0; PAGE_BYTES];
+        header().write(IDENTITY, &mut page);
+        assert_eq!(hex(&page[..128]), include_str!("golden_snapshot_header.hex"));
+    }
+
     #[test]
     fn entries_come_back_in_order_and_only_of_this_snapshot() {
         let pool = Pool::new(16 << 20).unwrap();

@@ -257,4 +257,21 @@ mod tests {
             footer[at] ^= 4;
         }
     }
+
+    fn hex(bytes: &[u8]) -> String {
+        let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+        bytes.chunks(16).map(line).collect()
+    }
+
+    #[test]
+    fn golden_footer() {
+        let mut index = SparseIndex::default();
+        index.on_batch(0, 0, 1_000, 1 << 20);
+        index.on_batch(700, 70_000, 1_700, 1 << 20);
+        let mut segment = Segment::open(SegmentNumber(7), Offset(100), Position(8_192), 1);
+        (segment.end, segment.end_offset, segment.last_ms) = (Position(98_192), Offset(1_000), 1_900);
+        let mut footer = vec![0xEE; SEGMENT_FOOTER_BYTES];
+        index.write_footer(&segment, Handle(5), &mut footer);
+        assert_eq!(hex(&footer[..FOOTER_HEADER_BYTES + 32]), include_str!("golden_footer.hex"));
+    }
 }

@@ -240,6 +240,22 @@ mod tests {
         }
     }
 
+    fn hex(bytes: &[u8]) -> String {
+        let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+        bytes.chunks(16).map(line).collect()
+    }
+
+    #[test]
+    fn golden_segment_header() {
+        let header = SegmentHeader {
+            directory_id: 77 << 90,
+            number: SegmentNumber(0xA1),
+            partition: Handle(42),
+            created_ms: 1_700_000_000_000,
+        };
+        assert_eq!(hex(&header.write()[..]), include_str!("golden_segment_header.hex"));
+    }
+
     #[test]
     fn positions_and_file_lengths_add_up() {
         let mut segment = Segment::open(SegmentNumber(1), Offset(0), Position(8192), 0);

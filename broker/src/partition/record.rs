@@ -170,3 +170,75 @@ fn segment_of(record: &SegmentRecord) -> Segment {
         index: SparseIndex::default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use protocol::batch::{BatchBuilder, BatchHeader, BrokerFields, Record};
+    use protocol::ids::{Handle, TopicKey};
+
+    use super::*;
+    use crate::journal::entry::TopicSettings;
+    use crate::partition::PartitionTable;
+
+    const TOPIC: TopicKey = TopicKey { slot: 3, generation: 9 };
+
+    fn table() -> PartitionTable {
+        let mut table = PartitionTable::default();
+        let settings = TopicSettings { segment_bytes: 1 << 20, ..TopicSettings::default() };
+        table.apply_create(TOPIC, 1, settings);
+        table
+    }
+
+    fn append(partition: &mut Partition, pool: &Pool, value: &[u8]) {
+        let mut builder = BatchBuilder::new();
+        builder.push(&Record { value, ..Record::default() }).unwrap();
+        let mut bytes = Vec::new();
+        builder.finish_into(&mut bytes);
+        let fields = BrokerFields { base_offset: partition.appended_end(), appended_ms: 1_900, log_epoch: 1 };
+        BatchHeader::place(&mut bytes, partition.handle, fields);
+        assert!(partition.reserve(pool, bytes.len(), true).is_some());
+        partition.apply_append(&bytes);
+    }
+
+    #[test]
+    fn a_record_gives_back_the_partition_without_its_records() {
+        let pool = Pool::new(16 << 20).unwrap();
+        let (mut before, mut after) = (table(), table());
+        let handle = Handle::new(TOPIC, 0);
+        let partition = before.get_mut(handle).unwrap();
+        partition.log.apply_open(Segment::open(SegmentNumber(7), Offset(0), Position(0), 1_000));
+        for _ in 0..100 {
+            append(partition, &pool, &[7; 5_000]);
+        }
+        partition.log.apply_open(Segment::open(
+            SegmentNumber(8),
+            Offset(100),
+            partition.log.tail.end().page_up(),
+            2_000,
+        ));
+        append(partition, &pool, b"the page that is not full");
+
+        let mut body = vec![0xEE; partition.record_bytes()];
+        partition.write_record(Lsn(5 << 16), &mut body);
+        let restored = after.get_mut(handle).unwrap();
+        assert_eq!(restored.restore(&pool, &body), Some(true));
+        assert_eq!((restored.replayed, restored.appended_end()), (Lsn(5 << 16), Offset(101)));
+        assert_eq!(restored.durable_end(), Offset(101));
+        assert_eq!(restored.log.tail.end(), partition.log.tail.end());
+        assert_eq!(restored.log.tail.partial(), partition.log.tail.partial());
+        let facts = |partition: &Partition| {
+            let of = |segment: &Segment| (segment.number, segment.base, segment.end, segment.base_offset);
+            partition.log.segments().iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(facts(restored), facts(partition));
+        assert_eq!(restored.log.open_segment().unwrap().index, partition.log.open_segment().unwrap().index);
+        for length in 0..body.len() {
+            let fresh = &mut table();
+            let cut = fresh.get_mut(handle).unwrap().restore(&pool, &body[..length]);
+            assert!(
+                cut.is_none() || length + 8 > body.len(),
+                "{length} bytes of a record pass for a whole one"
+            );
+        }
+    }
+}

@@ -204,7 +204,7 @@ impl Serving {
                     return Next::Nothing;
                 }
                 Taken::Damaged(damage) => {
-                    return Next::End(Status::Corrupt, damage.range_in(cursor.partition));
+                    return Next::End(Status::Corrupt, damage.range_in(cursor.partition, end));
                 }
                 Taken::CaughtUp(at) => {
                     (cursor.at, cursor.goal, cursor.generation) = (at, None, log.generation());

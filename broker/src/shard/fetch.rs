@@ -88,7 +88,9 @@ impl Serving {
             match self.collect(connection.socket, &mut fetch, &mut runs) {
                 Collected::Done => None,
                 Collected::Later => return Some(fetch),
-                Collected::Damaged(damage) => Some((Status::Corrupt, damage.range_in(fetch.partition))),
+                Collected::Damaged(damage) => {
+                    Some((Status::Corrupt, damage.range_in(fetch.partition, durable_end)))
+                }
             }
         };
         if let Some(stream) = fetch.cold.take() {

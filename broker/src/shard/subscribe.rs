@@ -311,9 +311,10 @@ impl Serving {
 }
 
 impl Damage {
-    /// As `ErrorDetail` says it: the first record that cannot be read, and the first behind them that may be.
-    pub(super) fn range_in(self, partition: Handle) -> OffsetRange {
-        OffsetRange { partition, first: self.first, last: self.next }
+    /// As `ErrorDetail` says it: the first record that cannot be read, and the first behind them that may be, or the
+    /// durable end.
+    pub(super) fn range_in(self, partition: Handle, durable_end: Offset) -> OffsetRange {
+        OffsetRange { partition, first: self.first, last: self.next.min(durable_end) }
     }
 }
 
