@@ -96,7 +96,7 @@ pub struct TargetArgs {
     /// How the started broker makes records durable
     #[arg(long, value_enum, default_value_t = Durability::Auto)]
     pub durability: Durability,
-    /// Length of its journal (512MiB, 2GiB, ...); sized for the run if absent
+    /// Length of its journal (512MiB, 2GiB, ...); sized for the run if absent, at most half of --memory-bytes
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub journal_bytes: Option<u64>,
     /// Its memory budget; the journal and 256 MiB if absent

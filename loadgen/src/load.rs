@@ -121,7 +121,10 @@ impl Place {
         let Some(first) = cpus.first() else {
             return Err(LoadError::Unsuitable("the kernel does not tell which CPUs may be used".to_owned()));
         };
-        let journal_bytes = args.journal_bytes.unwrap_or(journal_bytes.next_multiple_of(JOURNAL_STEP_BYTES));
+        // Beside a memory that the user limits, the journal takes at most half of it.
+        let room_bytes = args.memory_bytes.map_or(u64::MAX, |bytes| (bytes / 2).max(JOURNAL_STEP_BYTES));
+        let needed_bytes = journal_bytes.min(room_bytes / JOURNAL_STEP_BYTES * JOURNAL_STEP_BYTES);
+        let journal_bytes = args.journal_bytes.unwrap_or(needed_bytes.next_multiple_of(JOURNAL_STEP_BYTES));
         let memory_bytes = args.memory_bytes.unwrap_or(journal_bytes + MEMORY_BESIDE_JOURNAL_BYTES);
         let frame_bytes = Template::new(load.shape(), 0)?.frame_bytes();
         let child = ChildOptions {

@@ -68,7 +68,18 @@ pub(crate) fn produce(
         *frames_max = (place.child.journal_bytes / 2 / scenario_frame_bytes(&scenario.load)?).max(1);
     }
     let mut target = place.reach()?;
-    scenario::run(&scenario, &place, &mut target, interrupted, output)
+    let mut run = scenario::run(&scenario, &place, &mut target, interrupted, output)?;
+    if let (Some(fluid), Some(consume), false) = (&run.prediction, args.consume, run.is_interrupted) {
+        let measured = run.result.phase("produce").map(|phase| phase.backlog_records_max as f64);
+        run.result.predictions.push(Prediction {
+            name: "backlog".to_owned(),
+            formula: format!("what arrives less consumers {}/s, at its highest", human_count(consume)),
+            unit: "records".to_owned(),
+            predicted: fluid.phases[0].backlog_max,
+            measured,
+        });
+    }
+    Ok(run)
 }
 
 fn scenario_frame_bytes(load: &crate::load::Load) -> Result<u64, LoadError> {
